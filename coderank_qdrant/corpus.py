@@ -142,8 +142,8 @@ def read_file(file:Path, # A `.json` file
     if isinstance(said, int) and said != len(entries): problems.append(Problem(str(path), 'count', f'says total_chunks {said} but holds {len(entries)}'))
     return good, problems, len(entries)
 
-# %% ../nbs/01_corpus.ipynb #31828d56
-@dataclass
+# %% ../nbs/01_corpus.ipynb #bcf84dfa
+@dataclass(repr=False)
 class Corpus:
     "Chunks in the order of their files, and the problems met on the way."
     root:Path # Where it was read
@@ -155,6 +155,7 @@ class Corpus:
 
     @property
     def skipped_files(self): return sum(p.kind in SKIPPED for p in self.problems)
+    def __repr__(self): return f'Corpus({self.collection!r}, {len(self.chunks)} chunks in {self.files} files, {len(self.problems)} problems)'
     def by_subdir(self): return dict(Counter(c.metadata['source_subdir'] for c in self.chunks))
 
     def _repr_html_(self):

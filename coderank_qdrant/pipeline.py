@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['DEMO', 'usable_corpus', 'load_planned', 'embed_batch', 'Count', 'embed_model', 'spaces_of', 'versions', 'summarise',
            'Run', 'write_outputs', 'embed_corpus', 'run_command', 'command', 'coderank_embed', 'chunk_tokenizer',
-           'coderank_chunk']
+           'coderank_chunk', 'demo_corpus']
 
-# %% ../nbs/12_pipeline.ipynb #dc9d09a7
-import os, platform, sys, time
+# %% ../nbs/12_pipeline.ipynb #df272f24
+import os, platform, sys, tempfile, time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -82,24 +82,30 @@ def embed_batch(m:ModelPlan, # The model's plan
     for i in np.flatnonzero(~good(vs)): vs[i] = encoder.embed([rows[i]])[0]
     return vs, good(vs)
 
-# %% ../nbs/12_pipeline.ipynb #d6af80cd
+# %% ../nbs/12_pipeline.ipynb #4d79d834
 class Count:
     "How far a run is: chunks and tokens, done and in all."
     def __init__(self, plan:Plan):
-        self.per_text = Counter((m.fingerprint, c.metadata['text_hash']) for m in plan.models for c in plan.corpus.chunks if plan.kinds[c.id] in m.kinds)
+        per_text = Counter((m.fingerprint, c.metadata['text_hash']) for m in plan.models for c in plan.corpus.chunks if plan.kinds[c.id] in m.kinds)
         self.left = Counter((m.fingerprint, r[0]) for m in plan.models for r in m.work.rows)
-        self.total, self.new, self.texts, self.tokens, self.start = len(plan.corpus.chunks), 0, 0, 0, None
-        self.all_tokens = sum(int(m.lengths.sum()) for m in plan.models)
-        self.done, self.bad = self.total - sum(self.per_text[k] for k in self.left), {}
+        self.share = {k: per_text[k] / n for k,n in self.left.items()}
+        self.total, self.all_tokens = len(plan.corpus.chunks), sum(int(m.lengths.sum()) for m in plan.models)
+        self.cached = self.total - sum(per_text[k] for k in self.left)
+        self.chunks, self.texts, self.tokens, self.start, self.bad = 0., 0, 0, None, {}
 
     def add(self, fp, rows, good, tokens):
         for (h,*_),g in zip(rows, good):
-            self.left[fp, h] -= 1
-            if not g: self.bad[fp, h] = 'its vector is not finite, in a batch and alone'
-            elif not self.left[fp, h] and (fp, h) not in self.bad: self.new, self.texts = self.new + self.per_text[fp, h], self.texts + 1
+            k = fp, h
+            self.left[k], self.chunks = self.left[k] - 1, self.chunks + self.share[k]
+            if not g: self.bad[k] = 'its vector is not finite, in a batch and alone'
+            self.texts += not self.left[k] and k not in self.bad
         self.tokens += tokens
 
-    def facts(self): return dict(done=self.done + self.new, total=self.total, new=self.new, tokens=self.tokens, all_tokens=self.all_tokens, seconds=time.time() - self.start)
+    @property
+    def new(self): return int(self.chunks + 1e-6)
+    @property
+    def seconds(self): return time.time() - self.start if self.start else 0.
+    def facts(self): return dict(done=self.cached + self.new, total=self.total, new=self.new, tokens=self.tokens, all_tokens=self.all_tokens, seconds=self.seconds)
 
 # %% ../nbs/12_pipeline.ipynb #604283a0
 def embed_model(m:ModelPlan, # The model's plan
@@ -148,7 +154,7 @@ def _model_summary(m, dim):
     return dict(name=m.card.name, weights=m.place, fingerprint=m.fingerprint, dimension=dim, precision=m.precision, content_types=m.kinds, chunks=m.chunks, distinct_texts=len(m.work.tokens),
                 batch_budget=m.budget, strategy=m.strategy, max_length=m.card.max_length, long=m.long, resumed=m.resumed, fallback_from=m.fallback_from[0] if m.fallback_from else None, fallback_reason=m.why or None)
 
-# %% ../nbs/12_pipeline.ipynb #ff2fc64d
+# %% ../nbs/12_pipeline.ipynb #dc8d8e66
 def summarise(plan:Plan, # What was planned
               count:Count, # How it went
               dims:dict, # model name: numbers in a vector
@@ -160,7 +166,7 @@ def summarise(plan:Plan, # What was planned
     embedded, unusable = len(c.chunks) - len(quarantined), sum(p.chunks for p in c.problems)
     account = dict(found=c.found, embedded=embedded, quarantined=len(quarantined), reported=unusable, beyond_limit=limited)
     if account['found'] != sum(account.values()) - c.found: raise RuntimeError(f'The chunks do not add up: {account}. Please report this.')
-    spent = time.time() - count.start if count.start else 0
+    spent = count.seconds
     lengths, widths = np.concatenate([m.lengths for m in ms]), [(len(b), int(m.lengths[b].max())) for m in ms for b in m.batches]
     return dict(collection=c.collection, timestamp=datetime.now(timezone.utc).isoformat(timespec='seconds'), model=ms[0].card.name if len(ms) == 1 else [m.card.name for m in ms],
         models=[_model_summary(m, dims.get(m.card.name)) for m in ms], vector_dimension=_one(dims), total_chunks=len(c.chunks), total_embeddings=embedded, distinct_texts=sum(len(m.work.tokens) for m in ms),
@@ -170,8 +176,8 @@ def summarise(plan:Plan, # What was planned
         gpu_count=int(plan.device.startswith('cuda')), devices=[describe_device(plan.device)], batch_size=max((n for n,_ in widths), default=0), oom_events=0,
         subdirectories_processed=list(c.by_subdir()), chunks_per_subdirectory=c.by_subdir(), versions=versions())
 
-# %% ../nbs/12_pipeline.ipynb #c0ee1367
-@dataclass
+# %% ../nbs/12_pipeline.ipynb #905d2c37
+@dataclass(repr=False)
 class Run:
     "What a run leaves behind."
     out:Path # The output folder
@@ -188,6 +194,7 @@ class Run:
     def records(self):
         with VectorCache(self.out/'vectors.sqlite') as cache: yield from records(self.plan.corpus.chunks, spaces_of(self.plan), cache)
 
+    def __repr__(self): return f'Run({self.state}, {self.plan!r})' if not self.summary else f'Run({self.state}, {self.summary["total_embeddings"]} embeddings in {self.jsonl.name})'
     def _repr_html_(self):
         if self.state != 'done': return f'<p>{self.state}</p>' + self.plan._repr_html_()
         keys = 'total_embeddings', 'distinct_texts', 'computed', 'cached', 'windowed', 'truncated', 'skipped_files', 'vector_dimension', 'tokens_per_sec', 'padding_waste', 'processing_time_minutes'
@@ -219,7 +226,7 @@ def write_outputs(run:Run, # A run with its vectors in the cache
     write_json(run.summary_file, summary)
     return summary
 
-# %% ../nbs/12_pipeline.ipynb #d52cd516
+# %% ../nbs/12_pipeline.ipynb #7d1f610b
 def embed_corpus(root, # Folder of chunk files
                  out, # Folder for the cache, the JSONL and the summary; made if it is missing
                  profile:str='coderank', # coderank, light, nomic, offline, or a model's folder or hub id
@@ -267,7 +274,7 @@ def _carry_out(run, encoders, cache, events, started, stop_after, parquet, limit
     for m in run.plan.models:
         if m.work.rows and not embed_model(m, encoders[m.fingerprint], cache, events, count, deadline):
             run.state = 'stopped'
-            return _end(events, run, f'Stopped after {stop_after} minutes with {count.done+count.new} of {count.total} chunks saved; the same command goes on from there.')
+            return _end(events, run, f'Stopped after {stop_after} minutes with {count.cached + count.new} of {count.total} chunks saved; the same command goes on from there.')
     events('write', text=f'Writing {run.jsonl}')
     run.summary, run.state = write_outputs(run, cache, count, started, parquet, limited), 'done'
     return _end(events, run, f'Done: {run.summary["total_embeddings"]} embeddings, {count.texts} texts computed, {run.summary["cached"]} from the cache, {len(run.summary["quarantined"])} quarantined, in {run.summary["processing_time_minutes"]:.1f} min')
@@ -337,3 +344,16 @@ def coderank_chunk(src:str, # Folder of code and documents, or installed:NAME,NA
     if size < 16: raise InputError(f'--size {size}: at least 16 tokens are needed.')
     for sub,(docs,chunks,left) in chunk_tree(src, out, chunk_tokenizer(tokenizer, models_dir), size, limit).items():
         print(f'{sub}: {chunks} chunks from {docs} documents' + (f', {left} documents left out' if left else ''), file=sys.stderr)
+
+# %% ../nbs/12_pipeline.ipynb #cf2e0d12
+def demo_corpus(folder, # Where the corpus is to be: `folder/demo_corpus`
+                limit:int=300 # Most chunks a subdirectory may have
+               )->Path: # The chunk tree, made if it is not there yet
+    "The demo corpus: documents of six installed packages, cut into chunks."
+    made = Path(folder)/'demo_corpus'
+    if made.exists(): return made
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=made.parent) as part:
+        chunk_tree(DEMO, Path(part)/made.name, chunk_tokenizer(), limit=limit)
+        os.replace(Path(part)/made.name, made)
+    return made

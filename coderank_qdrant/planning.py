@@ -21,8 +21,8 @@ from .devices import *
 from .batching import *
 from .cache import *
 
-# %% ../nbs/08_planning.ipynb #f3459e4d
-@dataclass
+# %% ../nbs/08_planning.ipynb #751bf8cc
+@dataclass(repr=False)
 class Work:
     "What one model has to do: rows to compute, and how long all its texts are."
     tokens:dict # text hash: tokens of the text, of all its texts
@@ -72,11 +72,11 @@ def resumed_batches(rows:list, # (text hash, window, start, end)
     keys = [k for b in saved for k in b]
     return [[at[k] for k in b] for b in saved] if len(keys) == len(at) and set(keys) == at.keys() else None
 
-# %% ../nbs/08_planning.ipynb #36fe1b1a
+# %% ../nbs/08_planning.ipynb #07a85aaa
 def measure_speed(encoder:Encoder, # A loaded model
                   lengths, # Tokens of each row that will be computed
                   budget:int, # Tokens a batch
-                  seconds:float=1. # How long to measure
+                  seconds:float=.5 # How long to measure
                  )->float: # Tokens a second
     "A short measured probe of a model on this machine."
     n = int(np.median(lengths))
@@ -101,8 +101,8 @@ def check_patience(card:ModelCard, # A model
     if device == 'cpu' and not insist and days > 1:
         raise InputError(f'{card.name} would take about {days:.0f} days on this CPU for {tokens:,} tokens. Use a GPU, --profile light or offline, or insist with --devices cpu.')
 
-# %% ../nbs/08_planning.ipynb #393e8901
-@dataclass
+# %% ../nbs/08_planning.ipynb #ff4aa2b3
+@dataclass(repr=False)
 class ModelPlan:
     "What one model does in a run."
     card:ModelCard # The model
@@ -170,8 +170,8 @@ def plan_model(route:Route, # Which model, from where
     p.resumed, p.batches = bool(old), old or cut_batches(work.rows, p.lengths, strategy, budget)
     return p
 
-# %% ../nbs/08_planning.ipynb #c78a1dd3
-@dataclass
+# %% ../nbs/08_planning.ipynb #e49858ce
+@dataclass(repr=False)
 class Plan:
     "What a run will do."
     corpus:Corpus # What was read
@@ -189,10 +189,12 @@ class Plan:
         return line * len(self.corpus.chunks) + sum(m.chunks * 12 * (m.card.dim or 768) for m in self.models)
 
     def rows(self): return [_plan_row(m) for m in self.models]
+    def __repr__(self): return f'Plan({len(self.corpus.chunks)} chunks, {sum(len(m.work.rows) for m in self.models)} rows to compute by {", ".join(m.card.name for m in self.models)})'
     def __str__(self): return '\n'.join(_plan_lines(self))
     def _repr_html_(self):
         notes = ''.join(f'<li>{escape(n)}</li>' for n in _plan_notes(self))
-        return html_table(self.rows(), self.head, f'The plan, on {describe_device(self.device)}') + f'<ul>{notes}</ul>'
+        facts = [[h, *vs] for h,vs in zip(self.head[1:], list(zip(*self.rows()))[1:])]
+        return html_table(facts, ['', *(m.card.name for m in self.models)], f'The plan, on {describe_device(self.device)}') + f'<ul>{notes}</ul>'
 
 def _long_note(m):
     n = len(m.too_long)
@@ -216,7 +218,7 @@ def _plan_lines(plan):
         yield from (f'  {h}: {v:,}' if isinstance(v, int) else f'  {h}: {v}' for h,v in zip(plan.head[1:], row[1:]))
     yield from _plan_notes(plan)
 
-# %% ../nbs/08_planning.ipynb #e557d9f8
+# %% ../nbs/08_planning.ipynb #b71f02df
 def make_plan(corpus:Corpus, # What was read
               profile:str='coderank', # See chapter routing
               cache:VectorCache=None, # What is there already
@@ -227,7 +229,7 @@ def make_plan(corpus:Corpus, # What was read
               **options # `precision`, `strategy`, `long`, `max_length` for `plan_model`
              )->Plan: # Raises `InputError` where the run cannot be done
     "Route the chunks and plan each model's work."
-    for v,ok in (routing, ('extension', 'content')), (options.get('long', 'window'), LONG):
+    for v,ok in (routing, ('extension', 'content')), (options.get('long', 'window'), LONG_POLICIES):
         if v not in ok: raise InputError(f'{v!r} is not one of {", ".join(ok)}.')
     kinds = {c.id: chunk_type(c, routing) for c in corpus.chunks}
     table, models = route_table(set(kinds.values()), profile, models_dir, failed), []
@@ -236,13 +238,12 @@ def make_plan(corpus:Corpus, # What was read
         models.append(plan_model(table[mine[0]], [c for c in corpus.chunks if kinds[c.id] in mine], mine, cache, device, **options))
     return Plan(corpus, kinds, models, device)
 
-# %% ../nbs/08_planning.ipynb #5fe58931
+# %% ../nbs/08_planning.ipynb #549694fc
 def plot_lengths(plan:Plan # A plan
                 ): # A matplotlib figure
     "A histogram of text lengths for each model, with the longest row marked."
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(8, 2.4 * len(plan.models)), layout='constrained')
-    for ax,m in zip(fig.subplots(len(plan.models), squeeze=False)[:,0], plan.models):
+    fig, axes = new_figure(len(plan.models))
+    for ax,m in zip(axes, plan.models):
         n = list(m.work.tokens.values())
         ax.hist(n, bins=60, color='#3b6ea8')
         ax.axvline(m.width, color='#b03a2e', ls='--', label=f'a row of {m.card.name}: {m.width} tokens')

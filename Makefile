@@ -1,0 +1,44 @@
+# make demo   the Kaggle notebook on the embedded defaults, from nothing but Python
+# make test   all tests
+# make docs   the documentation site, in _docs/
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export IPYTHONDIR := $(CURDIR)/$(VENV)/ipython
+export MPLBACKEND := agg
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test docs slow bench notebooks clean
+
+$(VENV)/installed: settings.ini setup.py pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel -c constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python nbs/_site/execute.py nbs/kaggle.ipynb --out output
+
+test: $(VENV)/installed
+	$(BIN)/nbdev_test --timing
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+slow: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m slow
+
+bench: $(VENV)/installed
+	$(BIN)/python tests/bench_speed.py
+
+docs: $(VENV)/installed
+	$(BIN)/python nbs/_site/build.py
+
+notebooks: $(VENV)/installed
+	rm -rf nbs/output
+	$(BIN)/python nbs/_site/execute.py nbs/*.ipynb --in-place
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/python nbs/_site/readme.py
+
+clean:
+	rm -rf $(VENV) _proc _docs output nbs/output

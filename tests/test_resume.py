@@ -1,0 +1,109 @@
+"A run may die at any moment; continued, it gives the bytes of a run that did not."
+import json, os, random, signal, time
+import pytest
+from conftest import read_jsonl, run_cli, start_cli, summary_of, write_file
+from coderank_qdrant.all import *
+
+def batches(out):
+    f = out/'metrics.jsonl'
+    return [e for e in read_metrics(f)[0] if e['event'] == 'batch'] if f.exists() else []
+
+def killed_and_continued(args, out, moments, name):
+    "Kill the command once at each moment, then let it finish; `moments` yields functions that wait for it."
+    for wait in moments:
+        p = start_cli(*args, '--out', out)
+        wait(p)
+        p.kill()
+        p.communicate()
+    p = run_cli(*args, '--out', out)
+    assert p.returncode == 0, p.stderr
+    return summary_of(out, name)
+
+def after_batches(out, n):
+    "Wait until the run has reported `n` batches more than before."
+    def wait(p):
+        first = len(batches(out))
+        while p.poll() is None and len(batches(out)) < first + n: time.sleep(.002)
+    return wait
+
+def after_seconds(s):
+    def wait(p):
+        end = time.time() + s
+        while p.poll() is None and time.time() < end: time.sleep(.01)
+    return wait
+
+def assert_undisturbed(ref, out, name, kills):
+    assert (out/f'{name}_embeddings.jsonl').read_bytes() == (ref/f'{name}_embeddings.jsonl').read_bytes()
+    whole, rows = sum(e['rows'] for e in batches(ref)), sum(e['rows'] for e in batches(out))
+    largest = max(e['rows'] for e in batches(ref))
+    assert whole - kills * largest <= rows <= whole, 'a batch that was committed was computed again'
+    assert not list(out.glob('.*.part'))
+
+def test_killed_between_batches(subset, tiny, tmp_path):
+    args, ref, out = (subset, '--profile', tiny), tmp_path/'ref', tmp_path/'out'
+    assert run_cli(*args, '--out', ref).returncode == 0
+    rng = random.Random(1)
+    killed_and_continued(args, out, [after_batches(out, rng.randint(1, 15)) for _ in range(4)], 'subset')
+    assert_undisturbed(ref, out, 'subset', 4)
+    assert any(m['resumed'] for m in summary_of(out, 'subset')['models']) or len(batches(out)) == len(batches(ref))
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(subset, tmp_path):
+    args, ref, out = (subset, '--profile', 'offline'), tmp_path/'ref', tmp_path/'out'
+    start = time.time()
+    assert run_cli(*args, '--out', ref).returncode == 0
+    rng, took = random.Random(2), time.time() - start
+    killed_and_continued(args, out, [after_seconds(rng.uniform(.5, max(took / 3, 16))) for _ in range(20)], 'subset')
+    assert_undisturbed(ref, out, 'subset', 20)
+
+def test_interrupted_is_saved_and_exit_130(subset, tiny, tmp_path):
+    out = tmp_path/'out'
+    p = start_cli(subset, '--profile', tiny, '--out', out)
+    after_batches(out, 3)(p)
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and 'goes on from there' in err and 'Traceback' not in err
+    assert not (out/'subset_embeddings.jsonl').exists()
+    assert run_cli(subset, '--profile', tiny, '--out', out).returncode == 0
+    assert len(read_jsonl(out/'subset_embeddings.jsonl')) == 400
+
+def test_again_changed_and_rebuilt(tiny, tmp_path):
+    root, out = tmp_path/'c', tmp_path/'out'
+    texts = [f'text number {i} ' * (i % 7 * 60 + 1) for i in range(60)]
+    write_file(root, 'docs/a_chunks.json', texts)
+    file = out/'c_embeddings.jsonl'
+    def embed(): return embed_corpus(root, out, profile=str(tiny)).summary
+    assert embed()['computed'] == 60
+    first = file.read_bytes()
+    assert embed()['computed'] == 0 and file.read_bytes() == first
+    file.unlink()
+    assert embed()['computed'] == 0 and file.read_bytes() == first
+    write_file(root, 'docs/a_chunks.json', [*texts[:30], 'a new text', *texts[31:]])
+    assert embed()['computed'] == 1
+    write_file(root, 'docs/a_chunks.json', texts)
+    assert embed()['computed'] == 0 and file.read_bytes() == first
+
+def test_a_changed_corpus_after_an_interruption(subset, tiny, tmp_path):
+    "The saved list no longer fits: what is done stays done, and the rest is cut anew."
+    import shutil
+    root, out = tmp_path/'subset', tmp_path/'out'
+    shutil.copytree(subset, root)
+    p = start_cli(root, '--profile', tiny, '--out', out)
+    after_batches(out, 5)(p)
+    p.kill(); p.communicate()
+    done = sum(e['rows'] for e in batches(out))
+    write_file(root, 'part0/doc0_chunks.json', ['something else entirely', 'and more'])
+    assert run_cli(root, '--profile', tiny, '--out', out).returncode == 0
+    s = summary_of(out, 'subset')
+    assert not s['models'][0]['resumed'] and s['account']['found'] == s['account']['embedded'] == 400 - 40 + 2
+    assert s['computed'] < s['distinct_texts'] and done > 0
+
+def test_two_runs_at_once_are_told_apart(subset, tiny, tmp_path):
+    out = tmp_path/'out'
+    p = start_cli(subset, '--profile', tiny, '--out', out)
+    after_batches(out, 1)(p)
+    second = run_cli(subset, '--profile', tiny, '--out', out)
+    p.communicate(timeout=120)
+    assert second.returncode in (0, 2)
+    assert second.returncode == 0 or 'in use by another run' in second.stderr
+    assert len(read_jsonl(out/'subset_embeddings.jsonl')) == 400
