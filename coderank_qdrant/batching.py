@@ -9,7 +9,7 @@ __all__ = ['static_batch_size', 'static_batches', 'padding_waste', 'token_batche
 import numpy as np
 from .places import InputError
 
-# %% ../nbs/06_batching.ipynb #41ade063
+# %% ../nbs/06_batching.ipynb #c52a654f
 def static_batch_size(model_gb:float, # Weights in memory, GB
                       total_gb:float=15, # The card's memory, GB
                       reserve_gb:float=1, # Kept free, GB
@@ -17,17 +17,19 @@ def static_batch_size(model_gb:float, # Weights in memory, GB
                      )->int: # Chunks a batch, 4 to 32; raises `InputError` where the model does not fit
     "The mission's formula: `(15 GB - model - 1 GB) / 0.1 GB per chunk`, clamped to 4-32."
     n = (total_gb - model_gb - reserve_gb) / per_chunk_gb
-    if n <= 0: raise InputError(f'A model of {model_gb:.1f} GB does not fit: {total_gb} GB less {reserve_gb} GB reserve leaves nothing for a batch. Use a smaller model or precision.')
+    if n <= 0:
+        raise InputError(f'A model of {model_gb:.1f} GB does not fit: {total_gb} GB less {reserve_gb} GB reserve leaves nothing '
+                         'for a batch. Use a smaller model or precision.')
     return int(min(max(n, 4), 32))
 
-# %% ../nbs/06_batching.ipynb #2872dbf3
+# %% ../nbs/06_batching.ipynb #882d513d
 def static_batches(lengths, # Tokens of each row, in order; shape (n,)
                    size:int # Rows a batch
                   )->list: # Arrays of row numbers, order kept
     "Cut rows into batches of a fixed number, as they come."
     return [np.arange(i, min(i+size, len(lengths))) for i in range(0, len(lengths), size)]
 
-# %% ../nbs/06_batching.ipynb #e2d0f260
+# %% ../nbs/06_batching.ipynb #f323d3a5
 def padding_waste(lengths, # Tokens of each row; shape (n,)
                   batches:list # Arrays of row numbers
                  )->float: # Tokens computed over tokens needed, 1.0 at best
@@ -36,7 +38,7 @@ def padding_waste(lengths, # Tokens of each row; shape (n,)
     real = sum(int(lengths[b].sum()) for b in batches)
     return sum(len(b) * int(lengths[b].max()) for b in batches) / real if real else 1.
 
-# %% ../nbs/06_batching.ipynb #162d4641
+# %% ../nbs/06_batching.ipynb #97ab9b0a
 def token_batches(lengths, # Tokens of each row; shape (n,)
                   budget:int # Most tokens in a batch's rectangle, rows times longest
                  )->list: # Arrays of row numbers, longest rows first; a row longer than the budget is a batch alone
@@ -48,7 +50,7 @@ def token_batches(lengths, # Tokens of each row; shape (n,)
         i += n
     return batches
 
-# %% ../nbs/06_batching.ipynb #aacad58b
+# %% ../nbs/06_batching.ipynb #500eabec
 def default_budget(device:str, # 'cpu' or 'cuda:N'
                    max_length:int # The model's longest row, in tokens
                   )->int: # Tokens a batch

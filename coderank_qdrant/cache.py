@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from .places import InputError
 
-# %% ../nbs/07_cache.ipynb #cfe08b42
+# %% ../nbs/07_cache.ipynb #07f0e0b7
 _schema = '''
 create table if not exists models (id integer primary key, fingerprint text unique, settings text);
 create table if not exists texts (model int, hash blob, tokens int, windows int, primary key (model, hash)) without rowid;
@@ -21,7 +21,7 @@ create table if not exists work (model int, batch int, pos int, hash blob, win i
 '''
 FORMAT = 1
 
-# %% ../nbs/07_cache.ipynb #982631c4
+# %% ../nbs/07_cache.ipynb #dec56d10
 class VectorCache:
     "Vectors by (model fingerprint, text hash, window), in one SQLite file."
     def __init__(self,
@@ -31,8 +31,10 @@ class VectorCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.db = sqlite3.connect(self.path, timeout=1)
         try: self._open()
-        except sqlite3.OperationalError as e: self._refuse(f'is in use by another run, or cannot be written ({e}). Wait for it, or name another --out')
-        except sqlite3.DatabaseError as e: self._refuse(f'is no vector cache or is damaged ({e}). Move it away and run again; what it held is computed anew')
+        except sqlite3.OperationalError as e:
+            self._refuse(f'is in use by another run, or cannot be written ({e}). Wait for it, or name another --out')
+        except sqlite3.DatabaseError as e:
+            self._refuse(f'is no vector cache or is damaged ({e}). Move it away; what it held is computed anew')
 
     def _refuse(self, why):
         self.db.close()
@@ -41,7 +43,7 @@ class VectorCache:
     def _open(self):
         for p in 'locking_mode=exclusive', 'journal_mode=wal', 'synchronous=normal': self.db.execute(f'pragma {p}')
         version, = self.db.execute('pragma user_version').fetchone()
-        if version not in (0, FORMAT): self._refuse(f'has format {version}, this version reads {FORMAT}. Update coderank_qdrant or name another --out')
+        if version not in (0, FORMAT): self._refuse(f'has format {version}, this version reads {FORMAT}. Name another --out')
         with self.db:
             self.db.executescript(_schema)
             self.db.execute(f'pragma user_version={FORMAT}')
@@ -56,7 +58,7 @@ class VectorCache:
             self._ids[fingerprint], = self.db.execute('select id from models where fingerprint=?', (fingerprint,)).fetchone()
         return self._ids[fingerprint]
 
-# %% ../nbs/07_cache.ipynb #9d7255cd
+# %% ../nbs/07_cache.ipynb #d58b8803
 def put(cache:VectorCache, # The cache
         fp:str, # Model fingerprint
         keys:list, # (text hash, window) of each row
@@ -73,8 +75,8 @@ def put_texts(cache:VectorCache, # The cache
               texts:list # (text hash, tokens, windows) of each text
              ):
     "Note how long texts are and how many windows they have."
-    m = cache._id(fp)
-    with cache.db: cache.db.executemany('insert or ignore into texts values (?,?,?,?)', [(m, bytes.fromhex(h), int(t), int(w)) for h,t,w in texts])
+    rows = [(cache._id(fp), bytes.fromhex(h), int(t), int(w)) for h,t,w in texts]
+    with cache.db: cache.db.executemany('insert or ignore into texts values (?,?,?,?)', rows)
 
 def get(cache:VectorCache, # The cache
         fp:str, # Model fingerprint
@@ -89,21 +91,22 @@ def get(cache:VectorCache, # The cache
         for h,t,v in cache.db.execute(sql, (m, *part)): found[h.hex()].append((t, np.frombuffer(v, np.float32)))
     return {h: (np.array([t for t,_ in ws]), np.stack([v for _,v in ws])) for h,ws in found.items()}
 
-# %% ../nbs/07_cache.ipynb #ce520797
+# %% ../nbs/07_cache.ipynb #278a55c8
 def known(cache:VectorCache, # The cache
           fp:str # Model fingerprint
          )->dict: # text hash: (tokens, windows, set of windows that are there)
     "Everything the cache knows about texts under a model."
     m, there = cache._id(fp), defaultdict(set)
     for h,w in cache.db.execute('select hash, win from vectors where model=?', (m,)): there[h].add(w)
-    return {h.hex(): (t, w, there[h]) for h,t,w in cache.db.execute('select hash, tokens, windows from texts where model=?', (m,))}
+    texts = cache.db.execute('select hash, tokens, windows from texts where model=?', (m,))
+    return {h.hex(): (t, w, there[h]) for h,t,w in texts}
 
 def complete(entry # What `known` says of a text, or None
             )->bool: # Are all its windows there?
     "Whether a text needs nothing more."
     return entry is not None and len(entry[2]) == entry[1]
 
-# %% ../nbs/07_cache.ipynb #8a3a1264
+# %% ../nbs/07_cache.ipynb #224d3d92
 def save_work(cache:VectorCache, # The cache
               fp:str, # Model fingerprint
               batches:list, # Lists of (text hash, window)
@@ -122,7 +125,8 @@ def load_work(cache:VectorCache, # The cache
              )->tuple: # Batches with something missing, as lists of (text hash, window), and the settings
     "The rest of an interrupted run's batches."
     m, batches = cache._id(fp), defaultdict(list)
-    sql = 'select w.batch, w.hash, w.win, v.win is null from work w left join vectors v using (model, hash, win) where w.model=? order by w.batch, w.pos'
+    sql = '''select w.batch, w.hash, w.win, v.win is null from work w left join vectors v using (model, hash, win)
+             where w.model=? order by w.batch, w.pos'''
     left = defaultdict(bool)
     for b,h,w,missing in cache.db.execute(sql, (m,)):
         batches[b].append((h.hex(), w))
@@ -130,7 +134,7 @@ def load_work(cache:VectorCache, # The cache
     settings, = cache.db.execute('select settings from models where id=?', (m,)).fetchone()
     return [keys for b,keys in batches.items() if left[b]], json.loads(settings or '{}')
 
-# %% ../nbs/07_cache.ipynb #9ffd2f44
+# %% ../nbs/07_cache.ipynb #48d1f824
 def pooled(tokens, # Text tokens of each window; shape (w,)
            vectors:np.ndarray # Unit vectors, float32; shape (w, dim)
           )->np.ndarray: # Unit vector, float32; shape (dim,)

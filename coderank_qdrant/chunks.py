@@ -12,26 +12,26 @@ from html import escape
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-# %% ../nbs/00_chunks.ipynb #c435cfbe
+# %% ../nbs/00_chunks.ipynb #92608688
 def posix(path:str # A path in a chunk's metadata, written on Windows or on POSIX
          )->str: # The same path with forward slashes only
     "Undo Windows separators; a corpus is read where it was not made."
     return path.replace('\\', '/')
 
-# %% ../nbs/00_chunks.ipynb #f34eeb74
+# %% ../nbs/00_chunks.ipynb #fe0cff04
 def repair_text(s:str # Any string
                )->str: # The string, with lone surrogates replaced by U+FFFD
     "Make a string that UTF-8 can hold."
     if s.isascii(): return s
     return s.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
 
-# %% ../nbs/00_chunks.ipynb #4be2f620
+# %% ../nbs/00_chunks.ipynb #b9f57345
 def text_hash(text:str # A text that UTF-8 can hold (see `repair_text`)
              )->str: # sha256 of its UTF-8 bytes, 64 hexadecimal digits
     "The name of a text: equal texts, equal hashes."
     return hashlib.sha256(text.encode()).hexdigest()
 
-# %% ../nbs/00_chunks.ipynb #0a4748b2
+# %% ../nbs/00_chunks.ipynb #904b7000
 def chunk_id(collection:str, # Name of the whole corpus
              subdir:str, # First folder below the corpus root
              filename:str, # Name of the source document, with the folders between `subdir` and it
@@ -40,13 +40,13 @@ def chunk_id(collection:str, # Name of the whole corpus
     "The hierarchical id of a chunk."
     return f'{collection}:{subdir}:{filename}:chunk:{index}'
 
-# %% ../nbs/00_chunks.ipynb #d0f8cf64
+# %% ../nbs/00_chunks.ipynb #2de1a191
 def point_id(id:str # A chunk id
             )->int: # Between 0 and 2**63 - 1
     "The number of a chunk's point in Qdrant."
     return int(hashlib.sha256(id.encode()).hexdigest(), 16) % 2**63
 
-# %% ../nbs/00_chunks.ipynb #750c68c3
+# %% ../nbs/00_chunks.ipynb #8166e096
 def mark(filename:str, # A file name two documents share
          origin:str # What tells this one apart: its chunk file and its full source path
         )->str: # `filename~` and 12 hexadecimal digits
@@ -54,7 +54,7 @@ def mark(filename:str, # A file name two documents share
     h = hashlib.sha256(origin.encode('utf-8', 'surrogateescape')).hexdigest()[:12]
     return f'{filename}~{h}'
 
-# %% ../nbs/00_chunks.ipynb #544ba866
+# %% ../nbs/00_chunks.ipynb #cb9787fc
 def enrich(metadata:dict, # What the chunk brought with it
            **new # Keys to set
           )->dict: # A new dictionary: old keys, `new` on top, and what `new` replaced under `original_metadata`
@@ -65,7 +65,7 @@ def enrich(metadata:dict, # What the chunk brought with it
     if isinstance(old, dict) and not old.keys() & lost.keys(): return {**metadata, **new, 'original_metadata': {**old, **lost}}
     return {**metadata, **new, 'original_metadata': {**lost, 'original_metadata': old}}
 
-# %% ../nbs/00_chunks.ipynb #56864e20
+# %% ../nbs/00_chunks.ipynb #574fec6d
 @dataclass(frozen=True, slots=True)
 class Chunk:
     "A piece of text, its id, and what is known about it."
@@ -73,13 +73,15 @@ class Chunk:
     text:str # What is embedded; never empty
     metadata:dict = field(default_factory=dict) # What came with it, enriched; its `text_hash` is always there
 
-# %% ../nbs/00_chunks.ipynb #dafa0299
+# %% ../nbs/00_chunks.ipynb #624a6370
 def html_table(rows:list, # Rows of values, each as long as `head`
                head:list, # Column names
                caption:str='' # A line above the table
               )->str: # HTML; every value escaped, numbers with thousands separated, columns of numbers aligned right
     "A small table in which nothing from a corpus can act as HTML."
-    def fmt(v): return f'{v:,}' if isinstance(v, int) and not isinstance(v, bool) else f'{v:,.4g}' if isinstance(v, float) else escape(str(v))
+    def fmt(v):
+        if isinstance(v, bool) or not isinstance(v, (int, float)): return escape(str(v))
+        return f'{v:,}' if isinstance(v, int) else f'{v:,.4g}'
     side = ['right' if all(isinstance(v, (int, float)) for v in col) else 'left' for col in zip(*rows)] or ['left'] * len(head)
     def row(vs, tag): return ''.join(f'<{tag} style="text-align:{s}">{v}</{tag}>' for v,s in zip(vs, side))
     body = ''.join(f'<tr>{row(map(fmt, r), "td")}</tr>' for r in rows)
@@ -87,7 +89,7 @@ def html_table(rows:list, # Rows of values, each as long as `head`
     cap = f'<caption style="text-align:left;caption-side:top">{escape(caption)}</caption>' if caption else ''
     return f'<table class="coderank">{cap}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
-# %% ../nbs/00_chunks.ipynb #f61d0563
+# %% ../nbs/00_chunks.ipynb #09c17ada
 def new_figure(panels:int=1, # Panels, one below the other
                width:float=8, # Inches
                height:float=2.4 # Inches a panel
@@ -102,9 +104,10 @@ def new_figure(panels:int=1, # Panels, one below the other
     fig._repr_png_ = png
     return fig, list(fig.subplots(panels, squeeze=False)[:,0])
 
-# %% ../nbs/00_chunks.ipynb #21430478
+# %% ../nbs/00_chunks.ipynb #6ca3b00b
 DOCS = '.md', '.markdown', '.mdx', '.rst', '.txt', '.adoc', '.org', '.tex', '.rtf'
-CODE = {'.py': 'python', '.pyi': 'python', '.ipynb': 'json', '.json': 'json', '.yaml': 'yaml', '.yml': 'yaml', '.toml': 'toml', '.js': 'javascript', '.jsx': 'javascript',
-        '.ts': 'typescript', '.tsx': 'typescript', '.go': 'go', '.rs': 'rust', '.java': 'java', '.kt': 'kotlin', '.scala': 'scala', '.swift': 'swift',
-        '.c': 'c', '.h': 'c', '.cc': 'cpp', '.cpp': 'cpp', '.hpp': 'cpp', '.cu': 'cpp', '.cs': 'c_sharp', '.rb': 'ruby', '.php': 'php', '.lua': 'lua', '.r': 'r',
+CODE = {'.py': 'python', '.pyi': 'python', '.ipynb': 'json', '.json': 'json', '.yaml': 'yaml', '.yml': 'yaml', '.toml': 'toml',
+        '.js': 'javascript', '.jsx': 'javascript', '.ts': 'typescript', '.tsx': 'typescript', '.go': 'go', '.rs': 'rust',
+        '.java': 'java', '.kt': 'kotlin', '.scala': 'scala', '.swift': 'swift', '.c': 'c', '.h': 'c', '.cc': 'cpp', '.cpp': 'cpp',
+        '.hpp': 'cpp', '.cu': 'cpp', '.cs': 'c_sharp', '.rb': 'ruby', '.php': 'php', '.lua': 'lua', '.r': 'r',
         '.jl': 'julia', '.sh': 'bash', '.bash': 'bash', '.sql': 'sql', '.proto': 'proto', '.html': 'html', '.css': 'css'}

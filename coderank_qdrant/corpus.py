@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import orjson
 from .chunks import *
 
-# %% ../nbs/01_corpus.ipynb #346f0ed1
+# %% ../nbs/01_corpus.ipynb #38290473
 @dataclass(frozen=True)
 class Problem:
     "Something in the input that was not embedded as it stands, and why."
@@ -28,14 +28,16 @@ class Problem:
 # the kinds that leave out a whole file
 SKIPPED = 'other_file', 'unreadable', 'not_json', 'no_chunks'
 
-# %% ../nbs/01_corpus.ipynb #ad567b74
+# %% ../nbs/01_corpus.ipynb #d46b8b6d
 def _name(path): return repair_text(str(path).replace(os.sep, '/'))
 
 def find_files(root:Path # The corpus root
               )->tuple: # The `.json` files in order, and a list of `Problem` for all others
     "The files of a tree, sorted by path; folders that cannot be opened become problems."
     files, problems, seen = [], [], set()
-    def failed(e): problems.append(Problem(_name(os.path.relpath(e.filename, root)), 'unreadable', f'the folder cannot be opened: {e.strerror}'))
+    def failed(e):
+        path = _name(os.path.relpath(e.filename, root))
+        problems.append(Problem(path, 'unreadable', f'the folder cannot be opened: {e.strerror}'))
     for folder,subs,names in os.walk(root, followlinks=True, onerror=failed):
         real = os.path.realpath(folder)
         subs[:] = [] if real in seen else sorted(o for o in subs if not o.startswith('.'))
@@ -46,7 +48,7 @@ def find_files(root:Path # The corpus root
     problems += [Problem(_name(f.relative_to(root)), 'other_file', 'not a .json file') for f in other]
     return [f for f in files if f.suffix.lower() == '.json'], problems
 
-# %% ../nbs/01_corpus.ipynb #8560c9a4
+# %% ../nbs/01_corpus.ipynb #5d6cbe6c
 def _mend(o):
     "Make what Python's JSON parser lets through acceptable to UTF-8 and to strict JSON."
     if isinstance(o, str): return repair_text(o)
@@ -62,11 +64,12 @@ def load_json(data:bytes # What is in the file
     try: return orjson.loads(data), ''
     except orjson.JSONDecodeError as e: why = e
     try: text, mended = data.decode('utf-8-sig'), 'a byte order mark, NaN or half surrogates'
-    except UnicodeDecodeError as e: text, mended = data.decode('utf-8-sig', 'replace'), f'bytes that are not UTF-8 ({e.reason} at byte {e.start})'
+    except UnicodeDecodeError as e:
+        text, mended = data.decode('utf-8-sig', 'replace'), f'bytes that are not UTF-8 ({e.reason} at byte {e.start})'
     try: return _mend(json.loads(text)), mended
     except (ValueError, RecursionError): raise why from None
 
-# %% ../nbs/01_corpus.ipynb #4dd5d198
+# %% ../nbs/01_corpus.ipynb #42cabfd1
 def chunk_entries(data # A parsed JSON file
                  )->list: # Its chunk entries; raises `ValueError` where it has none
     "The list of chunks in a file, whatever shape the file has."
@@ -88,7 +91,7 @@ def chunk_text(entry # One entry of a file's list
         if isinstance(entry.get(k), str) and entry[k].strip(): return entry[k]
     raise ValueError(f'no text in any of {", ".join(TEXT_KEYS)}')
 
-# %% ../nbs/01_corpus.ipynb #2b4b0bd7
+# %% ../nbs/01_corpus.ipynb #f2e87539
 def entry_metadata(entry:dict, # One entry of a file's list
                    text:str # Its text, which is not repeated in the metadata
                   )->dict: # All its other keys, flat
@@ -106,7 +109,7 @@ def document(metadata:dict # A chunk's metadata
     found = (posix(metadata[k]).strip() for k in SOURCE_KEYS if isinstance(metadata.get(k), str))
     return next((f for f in found if PurePosixPath(f).name), '')
 
-# %% ../nbs/01_corpus.ipynb #43d2cbd8
+# %% ../nbs/01_corpus.ipynb #2ed7c118
 def place(path:PurePosixPath, # A chunk file, relative to the corpus root
           source:str # The document its chunk names, or ''
          )->tuple: # Subdirectory and file name, as they stand in the id
@@ -115,7 +118,7 @@ def place(path:PurePosixPath, # A chunk file, relative to the corpus root
     name = PurePosixPath(source).name or path.stem.removesuffix('_chunks') or path.stem
     return subdir, '/'.join([*path.parts[1:-1], name])
 
-# %% ../nbs/01_corpus.ipynb #c780613d
+# %% ../nbs/01_corpus.ipynb #6e916124
 def _ranges(ns):
     "`[0, 1, 2, 5]` as '0-2, 5'."
     runs = []
@@ -139,10 +142,11 @@ def read_file(file:Path, # A `.json` file
     problems = [Problem(str(path), k, f'entries {_ranges(ns)}: {why}', len(ns)) for (k,why),ns in bad.items()]
     if mended: problems.append(Problem(str(path), 'repaired', f'read with replacements: {mended}'))
     said = data.get('total_chunks') if isinstance(data, dict) else None
-    if isinstance(said, int) and said != len(entries): problems.append(Problem(str(path), 'count', f'says total_chunks {said} but holds {len(entries)}'))
+    if isinstance(said, int) and said != len(entries):
+        problems.append(Problem(str(path), 'count', f'says total_chunks {said} but holds {len(entries)}'))
     return good, problems, len(entries)
 
-# %% ../nbs/01_corpus.ipynb #bcf84dfa
+# %% ../nbs/01_corpus.ipynb #662123a7
 @dataclass(repr=False)
 class Corpus:
     "Chunks in the order of their files, and the problems met on the way."
@@ -155,17 +159,27 @@ class Corpus:
 
     @property
     def skipped_files(self): return sum(p.kind in SKIPPED for p in self.problems)
-    def __repr__(self): return f'Corpus({self.collection!r}, {len(self.chunks)} chunks in {self.files} files, {len(self.problems)} problems)'
     def by_subdir(self): return dict(Counter(c.metadata['source_subdir'] for c in self.chunks))
 
-    def _repr_html_(self):
-        rows = [[d, n, len({c.metadata['text_hash'] for c in self.chunks if c.metadata['source_subdir']==d})] for d,n in self.by_subdir().items()]
-        rows.append(['all', len(self.chunks), len({c.metadata['text_hash'] for c in self.chunks})])
-        bad = html_table([[p.path, p.kind, p.detail] for p in self.problems[:50]], ['file', 'problem', 'what is wrong'],
-                         f'{len(self.problems)} problems, {self.found - len(self.chunks)} chunk entries not usable') if self.problems else '<p>No problems.</p>'
-        return html_table(rows, ['subdirectory', 'chunks', 'distinct texts'], f'{self.collection}: {self.files} files, {self.found} chunk entries') + bad
+    def __repr__(self):
+        return f'Corpus({self.collection!r}, {len(self.chunks)} chunks in {self.files} files, {len(self.problems)} problems)'
 
-# %% ../nbs/01_corpus.ipynb #a240ca8d
+    def _repr_html_(self):
+        texts = defaultdict(set)
+        for c in self.chunks: texts[c.metadata['source_subdir']].add(c.metadata['text_hash'])
+        rows = [[d, n, len(texts[d])] for d,n in self.by_subdir().items()]
+        rows.append(['all', len(self.chunks), len(set().union(*texts.values()))])
+        caption = f'{self.collection}: {self.files} files, {self.found} chunk entries'
+        return html_table(rows, ['subdirectory', 'chunks', 'distinct texts'], caption) + self._problems_html()
+
+    def _problems_html(self, most=50):
+        if not self.problems: return '<p>No problems.</p>'
+        rows = [[p.path, p.kind, p.detail] for p in self.problems[:most]]
+        caption = f'{len(self.problems)} problems, {self.found - len(self.chunks)} chunk entries not usable'
+        if len(self.problems) > most: caption += f'; the first {most}'
+        return html_table(rows, ['file', 'problem', 'what is wrong'], caption)
+
+# %% ../nbs/01_corpus.ipynb #9936f510
 def name_chunks(raws:list, # Of (subdirectory, file name, origin, text, metadata, position)
                 collection:str # Name of the corpus
                )->tuple: # List of `Chunk` with distinct ids, list of `Problem`
@@ -174,11 +188,13 @@ def name_chunks(raws:list, # Of (subdirectory, file name, origin, text, metadata
     shared = {origin: (sub, name) for sub,name,origin,_,_,i in raws if ids[chunk_id(collection, sub, name, i)] > 1}
     chunks = []
     for sub,name,origin,text,meta,i in raws:
-        meta = enrich(meta, collection=collection, source_subdir=sub, source=name if sub == '.' else f'{sub}/{name}', text_hash=text_hash(text))
+        source = name if sub == '.' else f'{sub}/{name}'
+        meta = enrich(meta, collection=collection, source_subdir=sub, source=source, text_hash=text_hash(text))
         chunks.append(Chunk(chunk_id(collection, sub, mark(name, origin) if origin in shared else name, i), text, meta))
-    return chunks, [Problem(_name(o.partition('\n')[0]), 'same_id', f'another document is called {n} too; the ids of this one say {mark(n, o)}') for o,(_,n) in shared.items()]
+    why = 'another document is called {} too; the ids of this one say {}'
+    return chunks, [Problem(_name(o.partition('\n')[0]), 'same_id', why.format(n, mark(n, o))) for o,(_,n) in shared.items()]
 
-# %% ../nbs/01_corpus.ipynb #e3fdeb29
+# %% ../nbs/01_corpus.ipynb #00f8d7a5
 def _read(file, rel):
     "`read_file`, with a fault of the whole file as one more problem, and the chunks placed."
     path = PurePosixPath(_name(rel))
@@ -193,7 +209,8 @@ def read_corpus(root, # Folder of chunk files
                )->Corpus: # Its chunks and problems; raises `FileNotFoundError` if there is no such folder
     "Read a tree of chunk files, losing nothing without saying so."
     root = Path(root)
-    if not root.is_dir(): raise FileNotFoundError(f'Directory not found at {root}. Please upload the output/qdrant_ecosystem folder as a Kaggle dataset.')
+    if not root.is_dir(): raise FileNotFoundError(
+        f'Directory not found at {root}. Please upload the output/qdrant_ecosystem folder as a Kaggle dataset.')
     collection = repair_text(collection or root.resolve().name)
     files, problems = find_files(root)
     n_files, raws, found = len(files) + len(problems), [], 0
@@ -209,7 +226,7 @@ def read_corpus(root, # Folder of chunk files
 # %% ../nbs/01_corpus.ipynb #3f637e0b
 import importlib.metadata as md
 
-# %% ../nbs/01_corpus.ipynb #e1cf9ee5
+# %% ../nbs/01_corpus.ipynb #85c04542
 def folder_documents(src:Path # A folder of code and documents
                     )->list: # (path relative to `src`, file) of all whose suffix is in `DOCS` or `CODE`
     "The documents in a folder; hidden ones are left alone."
@@ -221,12 +238,14 @@ def package_documents(name:str # An installed distribution, as pip calls it
                      )->list: # (path below the distribution's name, file) of its code and documents
     "The documents of an installed package; its README is the long description in its metadata."
     try: dist = md.distribution(name)
-    except md.PackageNotFoundError: raise FileNotFoundError(f'No installed package is called {name}. Install it with pip, or name another after "installed:".') from None
-    files = [(PurePosixPath(name, str(f)), Path(f.locate())) for f in dist.files or [] if f.suffix.lower() in (*DOCS, *CODE) and '..' not in f.parts and '.dist-info' not in f.parts[0]]
+    except md.PackageNotFoundError: raise FileNotFoundError(
+        f'No installed package is called {name}. Install it with pip, or name another after "installed:".') from None
+    def wanted(f): return f.suffix.lower() in (*DOCS, *CODE) and '..' not in f.parts and '.dist-info' not in f.parts[0]
+    found = [(PurePosixPath(name, str(f)), Path(f.locate())) for f in dist.files or [] if wanted(f)]
     readme = [(PurePosixPath(name, 'README.md'), Path(f.locate())) for f in dist.files or [] if f.name == 'METADATA']
-    return readme + sorted((r, p) for r,p in files if p.is_file())
+    return readme + sorted((r, p) for r,p in found if p.is_file())
 
-# %% ../nbs/01_corpus.ipynb #eded219f
+# %% ../nbs/01_corpus.ipynb #b6ceaab6
 def splitter(suffix:str, # A document's suffix, with the dot
              tokenizer, # `tokenizers.Tokenizer` that counts
              size:int # Most tokens a piece may have
@@ -253,22 +272,24 @@ def split_document(text:str, # A document
     return [dict(content=t, index=i, token_count=n, start_char=at, end_char=at+len(t), metadata=dict(chunk_method=method))
             for i,((at,t),n) in enumerate(zip(pieces, counts))]
 
-# %% ../nbs/01_corpus.ipynb #1e1e38ef
+# %% ../nbs/01_corpus.ipynb #08f10d78
 def write_chunks(out:Path, # Root of the chunk tree
                  rel, # The document's path below it; its first folder is the subdirectory
                  entries:list # From `split_document`
                 )->Path: # The chunk file
     "Write a document's chunk file."
     sub, when = (rel.parts[0] if len(rel.parts) > 1 else '.'), datetime.now().isoformat(timespec='seconds')
-    common = dict(title=rel.stem, source=str(rel.as_posix()), source_repo=sub, source_subdir=sub, category='code' if rel.suffix.lower() in CODE else 'docs',
-                  file_path=rel.as_posix(), file_name=rel.name, collection=out.resolve().name, processed_date=when, total_chunks=len(entries))
+    common = dict(title=rel.stem, source=rel.as_posix(), source_repo=sub, source_subdir=sub,
+                  category='code' if rel.suffix.lower() in CODE else 'docs', file_path=rel.as_posix(), file_name=rel.name,
+                  collection=out.resolve().name, processed_date=when, total_chunks=len(entries))
     chunks = [{**e, 'metadata': {**common, **e['metadata']}} for e in entries]
+    data = dict(source_file=rel.as_posix(), source_repo=sub, total_chunks=len(entries), chunks=chunks)
     f = out.joinpath(*rel.parts[:-1], f'{rel.name}_chunks.json')
     f.parent.mkdir(parents=True, exist_ok=True)
-    f.write_bytes(orjson.dumps(dict(source_file=rel.as_posix(), source_repo=sub, total_chunks=len(entries), chunks=chunks), option=orjson.OPT_INDENT_2))
+    f.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
     return f
 
-# %% ../nbs/01_corpus.ipynb #7dcc96e0
+# %% ../nbs/01_corpus.ipynb #357f96b2
 def _spread(n):
     "The numbers below `n`, reordered so that every beginning of the list is spread over all of them."
     bits = max(n-1, 1).bit_length()
@@ -278,7 +299,7 @@ def _order(docs):
     prose, code = [[d for d in docs if (d[0].suffix.lower() in DOCS) == p] for p in (True, False)]
     return prose + [code[i] for i in _spread(len(code))]
 
-# %% ../nbs/01_corpus.ipynb #90f52e6c
+# %% ../nbs/01_corpus.ipynb #a32f1ddc
 def _text(file):
     "A document's text; of a METADATA file, the description."
     text = file.read_text(encoding='utf-8', errors='replace')
@@ -288,7 +309,8 @@ def _chunk_folder(out, docs, tokenizer, size, limit):
     "Cut one subdirectory's documents, `limit` chunks at most; returns [documents, chunks, documents left out]."
     done, chunks = 0, 0
     for rel,file in docs:
-        entries = split_document(_text(file), rel.suffix, tokenizer, size) if limit is None or file.stat().st_size < 40 * size * (limit-chunks) else None
+        if limit is not None and file.stat().st_size > 40 * size * (limit-chunks): continue  # cannot fit, need not be cut
+        entries = split_document(_text(file), rel.suffix, tokenizer, size)
         if not entries or (limit is not None and chunks + len(entries) > limit): continue
         write_chunks(out, rel, entries)
         done, chunks = done+1, chunks+len(entries)
@@ -302,8 +324,10 @@ def chunk_tree(src:str, # A folder, or `installed:NAME,NAME...`
               )->dict: # subdirectory: [documents, chunks, documents left out]; raises `FileNotFoundError`, `FileExistsError`
     "Make a chunk tree from code and documents."
     out = Path(out)
-    if out.exists() and any(out.iterdir()): raise FileExistsError(f'{out} is not empty. Name a new folder, so that old and new chunks do not mix.')
-    if src.startswith('installed:'): docs = sum((package_documents(n.strip()) for n in src.removeprefix('installed:').split(',')), [])
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f'{out} is not empty. Name a new folder, so that old and new chunks do not mix.')
+    names = src.removeprefix('installed:').split(',') if src.startswith('installed:') else []
+    if names: docs = [d for n in names for d in package_documents(n.strip())]
     elif Path(src).is_dir(): docs = folder_documents(Path(src))
     else: raise FileNotFoundError(f'No folder at {src}. Name a folder of code and documents, or "installed:" and package names.')
     groups = defaultdict(list)

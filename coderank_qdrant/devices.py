@@ -9,17 +9,17 @@ __all__ = ['DTYPES', 'pick_device', 'capability', 'pick_precision', 'describe_de
 import os, torch
 from .places import *
 
-# %% ../nbs/05_devices.ipynb #6a9d995d
+# %% ../nbs/05_devices.ipynb #93c83246
 def pick_device(spec:str='auto' # 'auto', 'cpu' or 'cuda:N'
                )->str: # 'cpu' or 'cuda:N'; raises `InputError` for one that is not there
     "The device a run uses."
     n = torch.cuda.device_count()
     if spec == 'auto': return 'cuda:0' if n else 'cpu'
-    if ',' in spec: raise InputError(f'--devices {spec} names several devices; this version runs on one. Use auto, cpu or cuda:0.')
+    if ',' in spec: raise InputError(f'--devices {spec}: this version runs on one device. Use auto, cpu or cuda:0.')
     if spec == 'cpu' or spec in [f'cuda:{i}' for i in range(n)]: return spec
     raise InputError(f'There is no device {spec} here. Found: {", ".join(["cpu", *(f"cuda:{i}" for i in range(n))])}.')
 
-# %% ../nbs/05_devices.ipynb #e06933df
+# %% ../nbs/05_devices.ipynb #9724a7ed
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def capability(device:str # 'cpu' or 'cuda:N'
@@ -35,11 +35,12 @@ def pick_precision(want:str, # 'auto' or a key of `DTYPES`
     cap, gpu = cap or capability(device), device.startswith('cuda')
     if want == 'auto': return 'fp32' if not gpu else 'bf16' if cap >= (8, 0) else 'fp16'
     if want not in DTYPES: raise InputError(f'--precision {want} is not known here. Known: auto, {", ".join(DTYPES)}.')
-    if want == 'bf16' and gpu and cap < (8, 0): raise InputError(f'{device} has no bfloat16 hardware (capability {cap[0]}.{cap[1]}, 8.0 is needed). Use fp16.')
+    if want == 'bf16' and gpu and cap < (8, 0):
+        raise InputError(f'{device} has no bfloat16 hardware (capability {cap[0]}.{cap[1]}, 8.0 is needed). Use fp16.')
     if want == 'fp16' and not gpu: raise InputError('Half precision on a CPU is slow and can overflow. Use fp32 or bf16.')
     return want
 
-# %% ../nbs/05_devices.ipynb #4c8cb7d2
+# %% ../nbs/05_devices.ipynb #1f614ef4
 def describe_device(device:str # 'cpu' or 'cuda:N'
                    )->str: # Its name and memory
     "A device in words."
@@ -51,6 +52,7 @@ def device_warning(device:str, # 'cpu' or 'cuda:N'
                    gib:float=None # The device's memory in GiB, looked up by default
                   )->str: # A sentence, or '' where all is well
     "What is worth knowing about a device before a long run."
-    if not device.startswith('cuda'): return 'No GPU: this runs on the CPU, which is fine for small models and some thousand chunks.'
+    if not device.startswith('cuda'):
+        return 'No GPU: this runs on the CPU, which is fine for small models and some thousand chunks.'
     gib = gib or torch.cuda.get_device_properties(device).total_memory / 2**30
     return f'{device} has {gib:.1f} GiB, under the 15 GiB of a T4: batches are made smaller.' if gib < 14.5 else ''

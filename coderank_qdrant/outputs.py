@@ -16,7 +16,7 @@ from fastcore.basics import chunked
 from .chunks import *
 from .cache import *
 
-# %% ../nbs/11_outputs.ipynb #038db547
+# %% ../nbs/11_outputs.ipynb #cc7c3451
 @contextmanager
 def written_whole(path # Where the file is to be
                  ): # Yields a binary file to write to
@@ -31,13 +31,13 @@ def written_whole(path # Where the file is to be
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
 
-# %% ../nbs/11_outputs.ipynb #01c2e2fb
+# %% ../nbs/11_outputs.ipynb #408a3850
 def records(chunks:list, # Of `Chunk`
             spaces:dict, # chunk id: (model's short name, its fingerprint, kind of content)
             cache:VectorCache, # The vectors
             slice_size:int=500 # Chunks looked up at a time
-           ): # Yields (`Chunk` with all its metadata, tokens of each window, vectors of shape (windows, dim)); a chunk without vectors is left out
-    "Join the corpus with the cache, in the order of the corpus."
+           ): # Yields (`Chunk` with all its metadata, tokens of each window, vectors of shape (windows, dim))
+    "Join the corpus with the cache, in the order of the corpus; a chunk without vectors is left out."
     for i in range(0, len(chunks), slice_size):
         part = chunks[i:i+slice_size]
         fps = {spaces[c.id][1] for c in part}
@@ -46,9 +46,10 @@ def records(chunks:list, # Of `Chunk`
             name, fp, kind = spaces[c.id]
             if c.metadata['text_hash'] not in found[fp]: continue
             tokens, vs = found[fp][c.metadata['text_hash']]
-            yield Chunk(c.id, c.text, enrich(c.metadata, content_type=kind, model=name, vector_dimension=vs.shape[1], windows=len(vs))), tokens, vs
+            meta = enrich(c.metadata, content_type=kind, model=name, vector_dimension=vs.shape[1], windows=len(vs))
+            yield Chunk(c.id, c.text, meta), tokens, vs
 
-# %% ../nbs/11_outputs.ipynb #fb7f9727
+# %% ../nbs/11_outputs.ipynb #60308cb4
 def write_jsonl(path, # The file
                 recs # From `records`
                )->int: # Lines written
@@ -61,14 +62,15 @@ def write_jsonl(path, # The file
             n += 1
     return n
 
-# %% ../nbs/11_outputs.ipynb #769aadc8
+# %% ../nbs/11_outputs.ipynb #f14a3608
 def write_parquet(path, # The file
                   recs, # From `records`
                   group:int=1000 # Rows a row group
                  )->int: # Rows written; raises `ImportError` without pyarrow
     "The same records as a Parquet file."
     import pyarrow as pa, pyarrow.parquet as pq
-    schema = pa.schema([('id', pa.string()), ('text', pa.string()), ('model', pa.string()), ('embedding', pa.list_(pa.float32())), ('metadata', pa.string())])
+    schema = pa.schema([('id', pa.string()), ('text', pa.string()), ('model', pa.string()),
+                        ('embedding', pa.list_(pa.float32())), ('metadata', pa.string())])
     rows = ((c.id, c.text, c.metadata['model'], pooled(t, vs), orjson.dumps(c.metadata).decode()) for c,t,vs in recs)
     n = 0
     with written_whole(path) as f, pq.ParquetWriter(f, schema) as w:
@@ -77,7 +79,7 @@ def write_parquet(path, # The file
             n += len(part)
     return n
 
-# %% ../nbs/11_outputs.ipynb #0a4fdadd
+# %% ../nbs/11_outputs.ipynb #ef1ae8ae
 def write_json(path, # The file
                value # Anything orjson can write
               )->Path: # The file
@@ -85,14 +87,16 @@ def write_json(path, # The file
     with written_whole(path) as f: f.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b'\n')
     return Path(path)
 
-# %% ../nbs/11_outputs.ipynb #125bbe85
+# %% ../nbs/11_outputs.ipynb #d8e576b5
 def file_table(paths:list # Files, relative to the notebook
               )->str: # HTML; names escaped
     "A table of links to files."
-    row = lambda p: f'<tr><td><a href="{quote(Path(p).as_posix())}">{escape(Path(p).name)}</a></td><td style="text-align:right">{Path(p).stat().st_size / 1e6:,.2f} MB</td></tr>'
-    return f'<table class="coderank"><tbody>{"".join(map(row, paths))}</tbody></table>'
+    def row(p):
+        link = f'<a href="{quote(p.as_posix())}">{escape(p.name)}</a>'
+        return f'<tr><td>{link}</td><td style="text-align:right">{p.stat().st_size / 1e6:,.2f} MB</td></tr>'
+    return f'<table class="coderank"><tbody>{"".join(row(Path(p)) for p in paths)}</tbody></table>'
 
-# %% ../nbs/11_outputs.ipynb #37391510
+# %% ../nbs/11_outputs.ipynb #74ee171f
 def project(vectors:np.ndarray # Shape (n, dim)
            )->np.ndarray: # Shape (n, 2)
     "The two principal components of some vectors, signs fixed."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CPU_FLOPS', 'Work', 'find_work', 'row_length', 'cut_batches', 'resumed_batches', 'measure_speed', 'check_patience',
-           'ModelPlan', 'plan_model', 'Plan', 'make_plan', 'plot_lengths']
+           'ModelPlan', 'batch_budget', 'plan_model', 'Plan', 'make_plan', 'plot_lengths']
 
 # %% ../nbs/08_planning.ipynb #212a4714
 import time
@@ -21,7 +21,7 @@ from .devices import *
 from .batching import *
 from .cache import *
 
-# %% ../nbs/08_planning.ipynb #751bf8cc
+# %% ../nbs/08_planning.ipynb #2b065561
 @dataclass(repr=False)
 class Work:
     "What one model has to do: rows to compute, and how long all its texts are."
@@ -32,7 +32,7 @@ class Work:
     cached:int # Texts that are complete in the cache
 
 def find_work(texts:dict, # text hash: text, of all distinct texts a model reads
-              tokenizer, # From `load_tokenizer`, or a function that loads it; called only where something is missing
+              tokenizer, # From `load_tokenizer`; None will do where nothing is missing
               width:int, # Tokens of a text that fit in a row
               long:str='window', # Policy for long texts
               there:dict=None # What the cache knows, from `known`
@@ -40,14 +40,15 @@ def find_work(texts:dict, # text hash: text, of all distinct texts a model reads
     "Compare texts with the cache, and cut what is missing into rows."
     there = there or {}
     missing = [h for h in texts if not complete(there.get(h))]
-    ids = dict(zip(missing, tokenize(tokenizer(), [texts[h] for h in missing]))) if missing else {}
+    ids = dict(zip(missing, tokenize(tokenizer, [texts[h] for h in missing])))
     cut = {h: spans(len(ids[h]), width, long) for h in missing}
-    rows = [(h, w, s, e) for h in missing for w,(s,e) in enumerate(cut[h]) if h not in there or w not in there[h][2]]
+    done = {h: there[h][2] if h in there else () for h in missing}
+    rows = [(h, w, s, e) for h in missing for w,(s,e) in enumerate(cut[h]) if w not in done[h]]
     tokens = {h: len(ids[h]) if h in ids else there[h][0] for h in texts}
     windows = {h: len(cut[h]) if h in cut else there[h][1] for h in texts}
     return Work(tokens, windows, ids, rows, len(texts) - len(missing))
 
-# %% ../nbs/08_planning.ipynb #65e4818d
+# %% ../nbs/08_planning.ipynb #cbe4f08a
 def row_length(row, # (text hash, window, start, end)
                extra:int # Special tokens around a row
               )->int: # Tokens the model reads
@@ -72,7 +73,7 @@ def resumed_batches(rows:list, # (text hash, window, start, end)
     keys = [k for b in saved for k in b]
     return [[at[k] for k in b] for b in saved] if len(keys) == len(at) and set(keys) == at.keys() else None
 
-# %% ../nbs/08_planning.ipynb #07a85aaa
+# %% ../nbs/08_planning.ipynb #07f86cc9
 def measure_speed(encoder:Encoder, # A loaded model
                   lengths, # Tokens of each row that will be computed
                   budget:int, # Tokens a batch
@@ -88,7 +89,7 @@ def measure_speed(encoder:Encoder, # A loaded model
         done += n * len(rows)
     return done / (time.perf_counter() - start)
 
-# %% ../nbs/08_planning.ipynb #6b3eedbf
+# %% ../nbs/08_planning.ipynb #811416b8
 CPU_FLOPS = 2e11
 
 def check_patience(card:ModelCard, # A model
@@ -99,9 +100,10 @@ def check_patience(card:ModelCard, # A model
     "Raise `InputError` before a large model starts a run of days on a CPU."
     days = tokens * 2 * (card.params or 0) / CPU_FLOPS / 86400
     if device == 'cpu' and not insist and days > 1:
-        raise InputError(f'{card.name} would take about {days:.0f} days on this CPU for {tokens:,} tokens. Use a GPU, --profile light or offline, or insist with --devices cpu.')
+        raise InputError(f'{card.name} would take about {days:.0f} days on this CPU for {tokens:,} tokens. Use a GPU, '
+                         '--profile light or offline, or insist with --devices cpu.')
 
-# %% ../nbs/08_planning.ipynb #ff4aa2b3
+# %% ../nbs/08_planning.ipynb #86c58b28
 @dataclass(repr=False)
 class ModelPlan:
     "What one model does in a run."
@@ -143,7 +145,16 @@ class ModelPlan:
     @property
     def seconds(self): return float(self.lengths.sum()) / self.speed if self.speed else 0. if not self.work.rows else None
 
-# %% ../nbs/08_planning.ipynb #fa99db10
+# %% ../nbs/08_planning.ipynb #f309d699
+def batch_budget(strategy:str, # 'tokens' or 'static'
+                 card:ModelCard, # The model
+                 device:str, # 'cpu' or 'cuda:N'
+                 precision:str # Number format of the weights
+                )->int: # Tokens a batch, or with 'static' rows a batch
+    "What a batch may hold."
+    if strategy != 'static': return default_budget(device, card.max_length)
+    return static_batch_size((4 if precision == 'fp32' else 2) * (card.params or 0) / 1e9)
+
 def plan_model(route:Route, # Which model, from where
                chunks:list, # The `Chunk`s it reads
                kinds:list, # The kinds of content these are
@@ -160,17 +171,21 @@ def plan_model(route:Route, # Which model, from where
     fp = fingerprint(card, route.folder, precision, long)
     texts, there = {c.metadata['text_hash']: c.text for c in chunks}, known(cache, fp) if cache else {}
     saved, settings = load_work(cache, fp) if cache else ([], {})
-    around = None if 'extra' in settings and all(complete(there.get(h)) for h in texts) else frame(tok:=load_tokenizer(route.folder), card.document_prompt)
-    extra = sum(map(len, around)) if around else settings['extra']
-    work = find_work(texts, lambda: tok, card.max_length - extra, long, there)
-    budget = default_budget(device, card.max_length) if strategy != 'static' else static_batch_size(2 * (card.params or 0) / 1e9)
-    p = ModelPlan(card, route.folder, route.place, fp, precision, kinds, len(chunks), work, extra, around, long, strategy, budget, [], fallback_from=route.fallback_from, why=route.why)
-    if long == 'error' and p.too_long: raise InputError(f'{len(p.too_long)} texts are longer than the {p.width} tokens {card.name} reads, the longest has {max(work.tokens.values())}. Use --long window or truncate.')
+    todo = 'extra' not in settings or not all(complete(there.get(h)) for h in texts)
+    tok = load_tokenizer(route.folder) if todo else None
+    around = frame(tok, card.document_prompt) if todo else None
+    extra = sum(map(len, around)) if todo else settings['extra']
+    work = find_work(texts, tok, card.max_length - extra, long, there)
+    p = ModelPlan(card, route.folder, route.place, fp, precision, kinds, len(chunks), work, extra, around, long, strategy,
+                  budget := batch_budget(strategy, card, device, precision), [], fallback_from=route.fallback_from, why=route.why)
+    if long == 'error' and p.too_long:
+        raise InputError(f'{len(p.too_long)} texts are longer than the {p.width} tokens {card.name} reads, the longest has '
+                         f'{max(work.tokens.values())}. Use --long window or truncate.')
     old = resumed_batches(work.rows, saved) if settings == p.settings else None
     p.resumed, p.batches = bool(old), old or cut_batches(work.rows, p.lengths, strategy, budget)
     return p
 
-# %% ../nbs/08_planning.ipynb #e49858ce
+# %% ../nbs/08_planning.ipynb #984f3ed5
 @dataclass(repr=False)
 class Plan:
     "What a run will do."
@@ -178,7 +193,8 @@ class Plan:
     kinds:dict # chunk id: kind of content
     models:list # A `ModelPlan` for each model
     device:str # 'cpu' or 'cuda:N'
-    head = 'model', 'reads', 'chunks', 'distinct texts', 'cached', 'rows to compute', 'tokens', 'longer than a row', 'precision', 'batches', 'padding', 'minutes'
+    head = ('model', 'reads', 'chunks', 'distinct texts', 'cached', 'rows to compute', 'tokens', 'longer than a row',
+            'precision', 'batches', 'padding', 'minutes')
 
     @property
     def seconds(self): return None if any(m.seconds is None for m in self.models) else sum(m.seconds for m in self.models)
@@ -189,27 +205,36 @@ class Plan:
         return line * len(self.corpus.chunks) + sum(m.chunks * 12 * (m.card.dim or 768) for m in self.models)
 
     def rows(self): return [_plan_row(m) for m in self.models]
-    def __repr__(self): return f'Plan({len(self.corpus.chunks)} chunks, {sum(len(m.work.rows) for m in self.models)} rows to compute by {", ".join(m.card.name for m in self.models)})'
     def __str__(self): return '\n'.join(_plan_lines(self))
+    def __repr__(self):
+        rows, names = sum(len(m.work.rows) for m in self.models), ', '.join(m.card.name for m in self.models)
+        return f'Plan({len(self.corpus.chunks)} chunks, {rows} rows to compute by {names})'
     def _repr_html_(self):
         notes = ''.join(f'<li>{escape(n)}</li>' for n in _plan_notes(self))
         facts = [[h, *vs] for h,vs in zip(self.head[1:], list(zip(*self.rows()))[1:])]
-        return html_table(facts, ['', *(m.card.name for m in self.models)], f'The plan, on {describe_device(self.device)}') + f'<ul>{notes}</ul>'
+        head = ['', *(m.card.name for m in self.models)]
+        return html_table(facts, head, f'The plan, on {describe_device(self.device)}') + f'<ul>{notes}</ul>'
 
 def _long_note(m):
-    n = len(m.too_long)
+    n, lost = len(m.too_long), 100 * m.lost_tokens / max(sum(m.work.tokens.values()), 1)
     if not n: return 0
-    return f'{n:,}, read in windows' if m.long == 'window' else f'{n:,}, cut: {100*m.lost_tokens/max(sum(m.work.tokens.values()), 1):.0f}% of tokens lost'
+    return f'{n:,}, read in windows' if m.long == 'window' else f'{n:,}, cut: {lost:.0f}% of tokens lost'
 
 def _plan_row(m):
-    return [m.card.name, ', '.join(m.kinds), m.chunks, len(m.work.tokens), m.work.cached, len(m.work.rows), int(m.lengths.sum()), _long_note(m),
-            m.precision, len(m.batches), round(m.waste, 3), 'not measured' if m.seconds is None else round(m.seconds / 60, 1)]
+    minutes = 'not measured' if m.seconds is None else round(m.seconds / 60, 1)
+    return [m.card.name, ', '.join(m.kinds), m.chunks, len(m.work.tokens), m.work.cached, len(m.work.rows),
+            int(m.lengths.sum()), _long_note(m), m.precision, len(m.batches), round(m.waste, 3), minutes]
 
 def _plan_notes(plan):
     "What to say beside the table, as sentences."
-    notes = [f'{m.card.name}: weights from {m.place}' + (', going on with the batches of an interrupted run.' if m.resumed else '.') for m in plan.models]
-    notes += [f'{m.card.name} stands in for {", ".join(m.fallback_from)} in {", ".join(m.kinds)}. {m.why}' for m in plan.models if m.fallback_from]
-    if plan.corpus.problems: notes.append(f'{len(plan.corpus.problems)} problems in the input; {plan.corpus.found - len(plan.corpus.chunks)} chunk entries cannot be used.')
+    notes = []
+    for m in plan.models:
+        notes.append(f'{m.card.name}: weights from {m.place}.')
+        if m.resumed: notes.append(f'{m.card.name} goes on with the batches of an interrupted run.')
+        wanted, kinds = ', '.join(m.fallback_from), ', '.join(m.kinds)
+        if wanted: notes.append(f'{m.card.name} stands in for {wanted} in {kinds}. {m.why}')
+    bad = plan.corpus.problems
+    if bad: notes.append(f'{len(bad)} problems in the input; {sum(p.chunks for p in bad)} chunk entries cannot be used.')
     return notes + [f'The JSONL will have about {plan.output_bytes/1e6:,.0f} MB.', *filter(None, [device_warning(plan.device)])]
 
 def _plan_lines(plan):
@@ -218,7 +243,7 @@ def _plan_lines(plan):
         yield from (f'  {h}: {v:,}' if isinstance(v, int) else f'  {h}: {v}' for h,v in zip(plan.head[1:], row[1:]))
     yield from _plan_notes(plan)
 
-# %% ../nbs/08_planning.ipynb #b71f02df
+# %% ../nbs/08_planning.ipynb #6e2e917c
 def make_plan(corpus:Corpus, # What was read
               profile:str='coderank', # See chapter routing
               cache:VectorCache=None, # What is there already
@@ -235,10 +260,11 @@ def make_plan(corpus:Corpus, # What was read
     table, models = route_table(set(kinds.values()), profile, models_dir, failed), []
     for folder in dict.fromkeys(r.folder for r in table.values()):
         mine = [k for k,r in table.items() if r.folder == folder]
-        models.append(plan_model(table[mine[0]], [c for c in corpus.chunks if kinds[c.id] in mine], mine, cache, device, **options))
+        chunks = [c for c in corpus.chunks if kinds[c.id] in mine]
+        models.append(plan_model(table[mine[0]], chunks, mine, cache, device, **options))
     return Plan(corpus, kinds, models, device)
 
-# %% ../nbs/08_planning.ipynb #549694fc
+# %% ../nbs/08_planning.ipynb #50ff8540
 def plot_lengths(plan:Plan # A plan
                 ): # A matplotlib figure
     "A histogram of text lengths for each model, with the longest row marked."
