@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export IPYTHONDIR := $(CURDIR)/$(VENV)/ipython
-export MPLBACKEND := agg
 export PYTHONUNBUFFERED := 1
 
 .PHONY: demo test docs slow bench notebooks clean

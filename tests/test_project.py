@@ -68,7 +68,7 @@ def test_chapters_import_only_earlier_ones():
 
 def test_all_imports_every_module():
     names = {p.stem for p in (ROOT/'coderank_qdrant').glob('*.py')} - {'__init__', '_modidx', 'all'}
-    assert names == set(re.findall(r'from coderank_qdrant\.(\w+) import', (ROOT/'coderank_qdrant/all.py').read_text()))
+    assert names == set(re.findall(r'^from coderank_qdrant\.(\w+) import', (ROOT/'coderank_qdrant/all.py').read_text(), re.M))
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_manners(nb):
