@@ -33,7 +33,8 @@ def main():
         if args.in_place: nbformat.write(nb, path); continue
         args.out.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, args.out/path.name)
-        (args.out/f'{path.stem}.html').write_text(page(nb), encoding='utf-8')
+        html = page(nb).replace(f'href="{args.out.as_posix()}/', 'href="')  # links as seen from the page's own folder
+        (args.out/f'{path.stem}.html').write_text(html, encoding='utf-8')
         print(f'Done. Open {args.out/path.stem}.html in a browser; the outputs are beside it.', file=sys.stderr)
 
 if __name__ == '__main__': main()
