@@ -1,13 +1,14 @@
 # make demo   the Kaggle notebook on the embedded defaults, from nothing but Python
 # make test   all tests
 # make docs   the documentation site, in _docs/
+# make slow, make oldest, make bench: long tests, the oldest releases, measurements
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export IPYTHONDIR := $(CURDIR)/$(VENV)/ipython
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test docs slow bench notebooks clean
+.PHONY: demo test docs slow bench oldest notebooks clean
 
 $(VENV)/installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
@@ -29,6 +30,16 @@ slow: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python tests/bench_speed.py
 
+# on the oldest releases that settings.ini allows, in an environment of its own; nbdev needs newer ones and is left out
+oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -q -m 'not slow' --ignore tests/test_project.py --ignore tests/test_site.py
+
+.venv-oldest/installed: settings.ini setup.py constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -q --upgrade pip
+	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[offline,chunk,parquet]' pytest
+	touch $@
+
 docs: $(VENV)/installed
 	$(BIN)/python nbs/_site/build.py
 
@@ -40,4 +51,4 @@ notebooks: $(VENV)/installed
 	$(BIN)/python nbs/_site/readme.py
 
 clean:
-	rm -rf $(VENV) _proc _docs output nbs/output
+	rm -rf $(VENV) .venv-oldest _proc _docs output nbs/output

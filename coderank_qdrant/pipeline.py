@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEMO', 'usable_corpus', 'load_planned', 'embed_batch', 'spaces_of', 'Count', 'embed_model', 'versions', 'summarise',
-           'Run', 'write_outputs', 'embed_corpus', 'run_command', 'command', 'coderank_embed', 'chunk_tokenizer',
-           'coderank_chunk', 'demo_corpus']
+           'Run', 'write_outputs', 'embed_corpus', 'verify_run', 'run_command', 'command', 'coderank_embed',
+           'chunk_tokenizer', 'coderank_chunk', 'demo_corpus']
 
 # %% ../nbs/12_pipeline.ipynb #df272f24
 import os, platform, sys, tempfile, time
@@ -312,6 +312,26 @@ def _carry_out(run, encoders, cache, events, started, stop_after, parquet, limit
     s = run.summary
     return _end(events, run, f'Done: {s["total_embeddings"]} embeddings, {s["computed"]} texts computed, {s["cached"]} from the '
                              f'cache, {len(s["quarantined"])} quarantined, in {s["processing_time_minutes"]:.1f} min')
+
+# %% ../nbs/12_pipeline.ipynb #8c40c110
+def verify_run(run:Run, # A finished run
+               n:int=20 # Chunks to embed again, evenly taken
+              )->float: # Smallest cosine between a stored vector and the new one
+    "Embed a sample of a run again, row by row, and compare."
+    models, cosines = {m.card.name: m for m in run.plan.models}, []
+    chunks = run.plan.corpus.chunks
+    with VectorCache(run.out/'vectors.sqlite') as cache:
+        some = list(records(chunks[::max(len(chunks) // n, 1)][:n], spaces_of(run.plan), cache))
+    for name,m in models.items():
+        mine = [r for r in some if r[0].metadata['model'] == name]
+        if not mine: continue
+        enc, tok = load_encoder(m.card, m.folder, run.plan.device, m.precision), load_tokenizer(m.folder)
+        pre, post = frame(tok, m.card.document_prompt)
+        for (c,tokens,vs),ids in zip(mine, tokenize(tok, [c.text for c,_,_ in mine])):
+            rows = [[*pre, *ids[s:e], *post] for s,e in spans(len(ids), m.width, m.long)]
+            alone = np.concatenate([enc.embed([r]) for r in rows])
+            cosines.append(float(pooled(tokens, alone) @ pooled(tokens, vs)))
+    return min(cosines)
 
 # %% ../nbs/12_pipeline.ipynb #861610c1
 def _parser(func):

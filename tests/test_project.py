@@ -41,7 +41,7 @@ def test_constraints_cover_the_requirements():
 def test_readme_commands_exist():
     text, make = (ROOT/'README.md').read_text(), (ROOT/'Makefile').read_text()
     named = set(re.findall(r'`?make (\w+)', text))
-    assert {'demo', 'test', 'docs', 'slow', 'bench'} <= named
+    assert {'demo', 'test', 'docs', 'slow', 'bench', 'oldest'} <= named
     assert all(re.search(rf'^{t}:', make, re.M) for t in named)
     assert 'make test' in (ROOT/'.ci/run').read_text()
 

@@ -2,6 +2,7 @@
 import random
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 from conftest import REAL, make_bert, read_jsonl, run_cli, summary_of, write_file
 from coderank_qdrant.all import *
 
@@ -18,7 +19,7 @@ def some(tmp_path_factory, texts):
 def test_agrees_with_encode_alone(some, tmp_path):
     run = embed_corpus(some, tmp_path, profile='offline', long='truncate', precision='fp32')
     m = run.plan.models[0]
-    st = load_encoder(m.card, m.folder, 'cpu', 'fp32').model
+    st = SentenceTransformer(str(m.folder), device='cpu', local_files_only=True)
     alone = {c.id: st.encode(c.text, normalize_embeddings=True) for c in run.plan.corpus.chunks}
     assert cosines(vectors(run.jsonl), alone).min() >= .99999
     assert run.summary['truncated'] > 0
@@ -27,7 +28,7 @@ def test_static_and_tokens_agree(some, tmp_path):
     a = embed_corpus(some, tmp_path/'a', profile='offline', long='truncate')
     b = embed_corpus(some, tmp_path/'b', profile='offline', long='truncate', strategy='static')
     assert cosines(vectors(a.jsonl), vectors(b.jsonl)).min() >= .99999
-    assert a.summary["padding_waste"] <= 1.02 and a.summary["padding_waste"] < b.summary["padding_waste"]
+    assert a.summary["padding_waste"] < b.summary["padding_waste"]
     assert (b.summary['batch_size'], b.summary['models'][0]['strategy']) == (32, 'static')
 
 def test_windows_are_pooled_by_tokens(tmp_path, tiny):
@@ -47,7 +48,7 @@ def test_windows_are_pooled_by_tokens(tmp_path, tiny):
 
 def test_tokens_are_those_of_the_model(texts):
     card, folder, _ = find_model('all-MiniLM-L6-v2')
-    tok, st = load_tokenizer(folder), load_encoder(card, folder).model
+    tok, st = load_tokenizer(folder), SentenceTransformer(str(folder), device='cpu', local_files_only=True)
     some = texts[::20]
     pre, post = frame(tok)
     mine = [[*pre, *i[:254], *post] for i in tokenize(tok, some)]
@@ -105,6 +106,7 @@ def test_the_reference_corpus_with_a_small_model(tmp_path, tiny):
     run = embed_corpus(REAL, tmp_path, profile=str(tiny), long='truncate')
     lines = read_jsonl(run.jsonl)
     assert len(lines) == len({l['id'] for l in lines}) == 3872 and run.summary['computed'] == 2613
+    assert run.summary['padding_waste'] <= 1.02
     raw = [c for f in sorted(REAL.rglob('*.json'), key=lambda f: f.relative_to(REAL).parts) for c in json.loads(f.read_text())['chunks']]
     for l,c in zip(lines, raw, strict=True):
         kept = {**l['metadata'], **l['metadata'].get('original_metadata', {})}

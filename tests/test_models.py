@@ -1,0 +1,106 @@
+"Checkpoints in the layouts of the mission's models: loaded natively, every weight accounted for, routed and fallen back from."
+import json, shutil
+import numpy as np
+import pytest, torch
+from conftest import make_bert, make_nomic_bert, make_qwen2, read_jsonl, run_cli, summary_of, write_file
+from coderank_qdrant.all import *
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    "A models_dir with the three models, small in depth and full in width."
+    d = tmp_path_factory.mktemp('models_dir')
+    make_nomic_bert(d/'CodeRankEmbed')
+    make_qwen2(d/'nomic-embed-code')
+    make_qwen2(d/'CodeRankLLM', causal=True, sentence=False, seed=1)
+    return d
+
+@pytest.fixture(scope='module')
+def mixed(tmp_path_factory):
+    root = tmp_path_factory.mktemp('c')/'mixed'
+    write_file(root, 'src/app_chunks.json', ['import os', 'def f(x): return x', 'x = 1'], 'app.py')
+    write_file(root, 'docs/guide_chunks.json', ['Read this first.', 'Then read that.'], 'guide.md')
+    write_file(root, 'etc/licence_chunks.json', ['Do as you like.'], 'LICENSE')
+    return root
+
+def native(folder, cls, pool, texts, **config):
+    "The class loaded directly, one text at a time."
+    cfg = cls.config_class(**config) if config else cls.config_class.from_pretrained(folder)
+    m, tok = cls.from_pretrained(folder, config=cfg).eval(), load_tokenizer(folder)
+    with torch.no_grad(): out = [m(**tok(t, return_tensors='pt', return_token_type_ids=False)).last_hidden_state[0, pool] for t in texts]
+    return torch.nn.functional.normalize(torch.stack(out), dim=-1).numpy()
+
+def lines(out): return {l['id'].split(':', 1)[1]: l for l in read_jsonl(out/'mixed_embeddings.jsonl')}
+
+@pytest.mark.parametrize('layers', [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_coderankembed_layout_through_the_command(mixed, tmp_path, layers):
+    from transformers import NomicBertModel
+    folder = make_nomic_bert(tmp_path/'models/CodeRankEmbed', layers=layers, inner=256 if layers == 2 else 3072)
+    p = run_cli(mixed, '--out', tmp_path/'out', '--profile', 'light', '--models_dir', tmp_path/'models', '--precision', 'fp32')
+    assert p.returncode == 0 and 'code from a model folder' not in p.stderr, p.stderr
+    got = list(lines(tmp_path/'out').values())
+    ref = native(folder, NomicBertModel, 0, [l['text'] for l in got], hidden_size=768, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=256 if layers == 2 else 3072)
+    assert min((np.array([l['embedding'] for l in got]) * ref).sum(1)) > .99999
+
+@pytest.mark.parametrize('name', ['nomic-embed-code', 'CodeRankLLM'])
+def test_qwen2_layouts(models, name):
+    from transformers import Qwen2Model
+    card, folder, place = find_model(name, models)
+    enc, tok, texts = load_encoder(card, folder), load_tokenizer(folder), ['def f(x): return x', 'a longer text about nothing in particular', 'x']
+    pre, post = frame(tok)
+    v = enc.embed([[*pre, *i, *post] for i in tokenize(tok, texts)])
+    assert place == 'models_dir' and v.shape == (3, 3584) and not any('lm_head' in n for n,_ in enc.body.named_parameters())
+    assert (v * native(folder, Qwen2Model, -1, texts)).sum(1).min() > .99999
+
+def test_the_missions_profile(models, mixed, tmp_path):
+    p = run_cli(mixed, '--out', tmp_path/'out', '--models_dir', models)
+    assert p.returncode == 0, p.stderr
+    got, s = lines(tmp_path/'out'), summary_of(tmp_path/'out', 'mixed')
+    by = {(l['metadata']['content_type'], l['metadata']['model'], len(l['embedding'])) for l in got.values()}
+    assert by == {('code', 'CodeRankEmbed', 768), ('docs', 'CodeRankLLM', 3584), ('other', 'nomic-embed-code', 3584)}
+    assert s['vector_dimension'] == {'CodeRankEmbed': 768, 'CodeRankLLM': 3584, 'nomic-embed-code': 3584} and s['total_embeddings'] == 6
+    assert all(m['fallback_from'] is None and m['weights'] == 'models_dir' for m in s['models'])
+
+def test_docs_fall_back_whole(models, mixed, tmp_path):
+    for n in 'CodeRankEmbed', 'nomic-embed-code': shutil.copytree(models/n, tmp_path/'models'/n)
+    p = run_cli(mixed, '--out', tmp_path/'out', '--models_dir', tmp_path/'models')
+    assert p.returncode == 0 and 'nomic-embed-code stands in for CodeRankLLM in docs' in p.stderr, p.stderr
+    s = summary_of(tmp_path/'out', 'mixed')
+    assert {l['metadata']['model'] for l in lines(tmp_path/'out').values() if l['metadata']['content_type'] == 'docs'} == {'nomic-embed-code'}
+    assert {m['name']: m['fallback_from'] for m in s['models']} == {'CodeRankEmbed': None, 'nomic-embed-code': 'CodeRankLLM'}
+
+def test_nothing_left_to_fall_back_to(models, mixed, tmp_path):
+    shutil.copytree(models/'CodeRankEmbed', tmp_path/'models/CodeRankEmbed')
+    p = run_cli(mixed, '--out', tmp_path/'out', '--models_dir', tmp_path/'models')
+    assert p.returncode == 2 and all(w in p.stderr for w in ('CodeRankLLM', 'nomic-embed-code', 'models_dir:', 'hub cache:', '--profile offline')), p.stderr
+
+def test_old_settings_that_the_native_class_ignores_are_an_error(tmp_path):
+    for change,says in ({'prenorm': True}, 'prenorm'), ({'rotary_emb_fraction': .5}, 'rotary_emb_fraction'), ({'num_hidden_layers': 12}, 'contradicts'):
+        folder = make_nomic_bert(tmp_path/says/'CodeRankEmbed', **change)
+        with pytest.raises(InputError, match=says): load_encoder(MODELS['CodeRankEmbed'], folder)
+
+def test_another_rotary_base_changes_the_vectors(tmp_path):
+    rows = [list(range(5, 60))]
+    a, b = [load_encoder(MODELS['CodeRankEmbed'], make_nomic_bert(tmp_path/str(base), rotary_emb_base=base)).embed(rows) for base in (1000, 10)]
+    assert (a * b).sum() < .9999
+
+@pytest.mark.parametrize('harm', ['missing', 'unexpected', 'truncated', 'shape', 'no tokenizer'])
+def test_damaged_weights_are_one_clear_error(tmp_path, mixed, harm):
+    from safetensors.torch import load_file, save_file
+    folder = make_bert(tmp_path/'model')
+    file = folder/'model.safetensors'
+    weights = load_file(file)
+    if harm == 'missing': weights.pop('encoder.layer.1.output.dense.weight')
+    if harm == 'unexpected': weights['encoder.layer.2.output.dense.weight'] = torch.zeros(2, 2)
+    if harm == 'shape': weights['encoder.layer.1.output.dense.weight'] = torch.zeros(3, 3)
+    save_file(weights, file, metadata={'format': 'pt'})
+    if harm == 'truncated': file.write_bytes(file.read_bytes()[:5000])
+    if harm == 'no tokenizer': [f.unlink() for f in folder.glob('*token*')]; (folder/'vocab.txt').unlink()
+    p = run_cli(mixed, '--out', tmp_path/'out', '--profile', folder)
+    assert p.returncode == 2 and len([l for l in p.stderr.splitlines() if l.startswith('coderank_embed:')]) == 1 and 'Traceback' not in p.stderr, p.stderr
+    assert not (tmp_path/'out/mixed_embeddings.jsonl').exists()
+
+def test_the_query_prompt_is_for_queries_only(models, mixed, tmp_path):
+    "A document's rows are the special tokens and its own, nothing in front."
+    card, folder, _ = find_model('CodeRankEmbed', models)
+    assert card.query_prompt == 'Represent this query for searching relevant code: ' and card.document_prompt == ''
+    assert frame(load_tokenizer(folder), card.document_prompt) == ([101], [102])
