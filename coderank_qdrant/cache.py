@@ -58,7 +58,7 @@ class VectorCache:
             self._ids[fingerprint], = self.db.execute('select id from models where fingerprint=?', (fingerprint,)).fetchone()
         return self._ids[fingerprint]
 
-# %% ../nbs/07_cache.ipynb #d58b8803
+# %% ../nbs/07_cache.ipynb #b2ff74ac
 def put(cache:VectorCache, # The cache
         fp:str, # Model fingerprint
         keys:list, # (text hash, window) of each row
@@ -81,15 +81,16 @@ def put_texts(cache:VectorCache, # The cache
 def get(cache:VectorCache, # The cache
         fp:str, # Model fingerprint
         hashes:list # Text hashes
-       )->dict: # hash: (tokens of each window, shape (w,); vectors, float32, shape (w, dim)), of those that are there
-    "The vectors of some texts, all windows of each in order."
+       )->dict: # hash: (tokens of each window, shape (w,); vectors, float32, shape (w, dim)), of texts that are complete
+    "The vectors of some texts, all windows of each in order; a text with a window missing is left out."
     found, m = defaultdict(list), cache._id(fp)
     hashes = [bytes.fromhex(h) for h in dict.fromkeys(hashes)]
     for i in range(0, len(hashes), 500):
         part = hashes[i:i+500]
-        sql = f'select hash, tokens, vector from vectors where model=? and hash in ({",".join("?"*len(part))}) order by hash, win'
-        for h,t,v in cache.db.execute(sql, (m, *part)): found[h.hex()].append((t, np.frombuffer(v, np.float32)))
-    return {h: (np.array([t for t,_ in ws]), np.stack([v for _,v in ws])) for h,ws in found.items()}
+        sql = f'''select v.hash, t.windows, v.tokens, v.vector from vectors v join texts t using (model, hash)
+                  where v.model=? and v.hash in ({",".join("?"*len(part))}) order by v.hash, v.win'''
+        for h,w,t,v in cache.db.execute(sql, (m, *part)): found[h.hex(), w].append((t, np.frombuffer(v, np.float32)))
+    return {h: (np.array([t for t,_ in ws]), np.stack([v for _,v in ws])) for (h,w),ws in found.items() if len(ws) == w}
 
 # %% ../nbs/07_cache.ipynb #278a55c8
 def known(cache:VectorCache, # The cache

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CPU_FLOPS', 'Work', 'find_work', 'row_length', 'cut_batches', 'resumed_batches', 'measure_speed', 'check_patience',
-           'ModelPlan', 'batch_budget', 'plan_model', 'Plan', 'make_plan', 'plot_lengths']
+           'ModelPlan', 'batch_budget', 'plan_model', 'Plan', 'make_plan', 'check_disk', 'plot_lengths']
 
-# %% ../nbs/08_planning.ipynb #212a4714
-import time
+# %% ../nbs/08_planning.ipynb #8957e75f
+import shutil, time
+from collections import Counter
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -185,7 +186,7 @@ def plan_model(route:Route, # Which model, from where
     p.resumed, p.batches = bool(old), old or cut_batches(work.rows, p.lengths, strategy, budget)
     return p
 
-# %% ../nbs/08_planning.ipynb #984f3ed5
+# %% ../nbs/08_planning.ipynb #022173fb
 @dataclass(repr=False)
 class Plan:
     "What a run will do."
@@ -225,11 +226,19 @@ def _plan_row(m):
     return [m.card.name, ', '.join(m.kinds), m.chunks, len(m.work.tokens), m.work.cached, len(m.work.rows),
             int(m.lengths.sum()), _long_note(m), m.precision, len(m.batches), round(m.waste, 3), minutes]
 
+def _most_cut(plan, m, n=3):
+    "The documents that lose most when long texts are cut."
+    lost = Counter()
+    for c in plan.corpus.chunks:
+        if plan.kinds[c.id] in m.kinds: lost[c.metadata['source']] += max(m.work.tokens[c.metadata['text_hash']] - m.width, 0)
+    return ', '.join(f'{source} ({tokens:,} tokens)' for source,tokens in lost.most_common(n))
+
 def _plan_notes(plan):
     "What to say beside the table, as sentences."
     notes = []
     for m in plan.models:
         notes.append(f'{m.card.name}: weights from {m.place}.')
+        if m.lost_tokens: notes.append(f'Cutting loses most in {_most_cut(plan, m)}. --long window would keep it.')
         if m.resumed: notes.append(f'{m.card.name} goes on with the batches of an interrupted run.')
         wanted, kinds = ', '.join(m.fallback_from), ', '.join(m.kinds)
         if wanted: notes.append(f'{m.card.name} stands in for {wanted} in {kinds}. {m.why}')
@@ -263,6 +272,19 @@ def make_plan(corpus:Corpus, # What was read
         chunks = [c for c in corpus.chunks if kinds[c.id] in mine]
         models.append(plan_model(table[mine[0]], chunks, mine, cache, device, **options))
     return Plan(corpus, kinds, models, device)
+
+# %% ../nbs/08_planning.ipynb #065b5518
+def check_disk(plan:Plan, # What will be done
+               out, # Where it will be written, there already or not
+               free:int=None # Bytes free there, looked up by default
+              )->int: # Bytes the run needs; raises `InputError` where there is not that much
+    "Know before a run whether its files fit."
+    vectors = sum(len(m.work.rows) * (4 * (m.card.dim or 768) + 200) for m in plan.models)
+    need, place = int(plan.output_bytes + vectors), Path(out).resolve()
+    while not place.exists(): place = place.parent
+    free = shutil.disk_usage(place).free if free is None else free
+    if free < need: raise InputError(f'{out} needs about {need/1e6:,.0f} MB, {free/1e6:,.0f} MB are free. Make room, or name another --out.')
+    return need
 
 # %% ../nbs/08_planning.ipynb #50ff8540
 def plot_lengths(plan:Plan # A plan

@@ -78,13 +78,14 @@ def test_a_poisoned_text_is_quarantined_and_nothing_else(tmp_path):
     def poison(m):
         with torch.no_grad(): m.embeddings.word_embeddings.weight[word] = float('nan')
     model = make_bert(tmp_path/'poisoned', change=poison)
-    write_file(tmp_path/'c', 'docs/a_chunks.json', ['fine', 'poison here', 'fine too', 'poison here'])
+    long = 'word ' * 600  # of its windows only the second has the poisoned word
+    write_file(tmp_path/'c', 'docs/a_chunks.json', ['fine', 'poison here', 'fine too', 'poison here', long, long[:2250] + 'poison ' + long[2250:]])
     p = run_cli(tmp_path/'c', '--out', tmp_path/'out', '--profile', model)
     s = summary_of(tmp_path/'out', 'c')
-    assert p.returncode == 3 and [q['id'][-1] for q in s['quarantined']] == ['1', '3']
-    assert s['account'] == dict(found=4, embedded=2, quarantined=2, reported=0, beyond_limit=0)
-    assert [l['text'] for l in read_jsonl(tmp_path/'out/c_embeddings.jsonl')] == ['fine', 'fine too']
-    assert run_cli(tmp_path/'c', '--out', tmp_path/'out', '--profile', model, '--max_bad', 2).returncode == 0
+    assert p.returncode == 3 and [q['id'][-1] for q in s['quarantined']] == ['1', '3', '5']
+    assert s['account'] == dict(found=6, embedded=3, quarantined=3, reported=0, beyond_limit=0)
+    assert [l['text'] for l in read_jsonl(tmp_path/'out/c_embeddings.jsonl')] == ['fine', 'fine too', long]
+    assert run_cli(tmp_path/'c', '--out', tmp_path/'out', '--profile', model, '--max_bad', 3).returncode == 0
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason='the reference corpus is not beside the project')
