@@ -53,7 +53,7 @@ def usable_corpus(root, # Folder of chunk files
     corpus.chunks = corpus.chunks[:limit]
     return corpus
 
-# %% ../nbs/12_pipeline.ipynb #a8d93a52
+# %% ../nbs/12_pipeline.ipynb #ce400b9c
 def load_planned(corpus:Corpus, # What was read
                  profile:str, # See chapter routing
                  cache, # `VectorCache` or None
@@ -66,8 +66,10 @@ def load_planned(corpus:Corpus, # What was read
     while True:
         plan, encoders = make_plan(corpus, profile, cache, device, failed=failed, **options), {}
         for m in (m for m in plan.models if m.work.rows):
-            check_patience(m.card, int(m.lengths.sum()), device, insist)
-            try: encoders[m.fingerprint] = enc = load_encoder(m.card, m.folder, device, m.precision)
+            check_patience(m.card.name, m.weights, int(m.lengths.sum()), device, insist)
+            try:
+                check_fits(m.card.name, m.weights, m.precision, device)
+                encoders[m.fingerprint] = enc = load_encoder(m.card, m.folder, device, m.precision)
             except InputError as e:
                 failed |= dict.fromkeys((m.card.name, m.card.hub_id, str(m.folder)), str(e))
                 break

@@ -90,21 +90,22 @@ def measure_speed(encoder:Encoder, # A loaded model
         done += n * len(rows)
     return done / (time.perf_counter() - start)
 
-# %% ../nbs/08_planning.ipynb #811416b8
+# %% ../nbs/08_planning.ipynb #248b6caf
 CPU_FLOPS = 2e11
 
-def check_patience(card:ModelCard, # A model
+def check_patience(name:str, # The model's name
+                   weights:int, # How many it has
                    tokens:int, # Tokens it has to read
                    device:str, # 'cpu' or 'cuda:N'
                    insist:bool=False # Was this device asked for by name?
                   ):
     "Raise `InputError` before a large model starts a run of days on a CPU."
-    days = tokens * 2 * (card.params or 0) / CPU_FLOPS / 86400
+    days = tokens * 2 * weights / CPU_FLOPS / 86400
     if device == 'cpu' and not insist and days > 1:
-        raise InputError(f'{card.name} would take about {days:.0f} days on this CPU for {tokens:,} tokens. Use a GPU, '
+        raise InputError(f'{name} would take about {days:.0f} days on this CPU for {tokens:,} tokens. Use a GPU, '
                          '--profile light or offline, or insist with --devices cpu.')
 
-# %% ../nbs/08_planning.ipynb #86c58b28
+# %% ../nbs/08_planning.ipynb #7d55874b
 @dataclass(repr=False)
 class ModelPlan:
     "What one model does in a run."
@@ -113,6 +114,7 @@ class ModelPlan:
     place:str # Where they were found
     fingerprint:str # Of its vector space
     precision:str # Number format
+    weights:int # How many the model has
     kinds:list # Kinds of content it reads
     chunks:int # Chunks it reads
     work:Work # Its texts and rows
@@ -146,15 +148,14 @@ class ModelPlan:
     @property
     def seconds(self): return float(self.lengths.sum()) / self.speed if self.speed else 0. if not self.work.rows else None
 
-# %% ../nbs/08_planning.ipynb #f309d699
+# %% ../nbs/08_planning.ipynb #c290ff9e
 def batch_budget(strategy:str, # 'tokens' or 'static'
                  card:ModelCard, # The model
                  device:str, # 'cpu' or 'cuda:N'
-                 precision:str # Number format of the weights
+                 size:int # Bytes of its weights
                 )->int: # Tokens a batch, or with 'static' rows a batch
     "What a batch may hold."
-    if strategy != 'static': return default_budget(device, card.max_length)
-    return static_batch_size((4 if precision == 'fp32' else 2) * (card.params or 0) / 1e9)
+    return static_batch_size(size / 1e9) if strategy == 'static' else default_budget(device, card.max_length)
 
 def plan_model(route:Route, # Which model, from where
                chunks:list, # The `Chunk`s it reads
@@ -177,8 +178,10 @@ def plan_model(route:Route, # Which model, from where
     around = frame(tok, card.document_prompt) if todo else None
     extra = sum(map(len, around)) if todo else settings['extra']
     work = find_work(texts, tok, card.max_length - extra, long, there)
-    p = ModelPlan(card, route.folder, route.place, fp, precision, kinds, len(chunks), work, extra, around, long, strategy,
-                  budget := batch_budget(strategy, card, device, precision), [], fallback_from=route.fallback_from, why=route.why)
+    weights = weight_count(route.folder)
+    budget = batch_budget(strategy, card, device, weights * WEIGHT_BYTES[precision])
+    p = ModelPlan(card, route.folder, route.place, fp, precision, weights, kinds, len(chunks), work, extra, around, long,
+                  strategy, budget, [], fallback_from=route.fallback_from, why=route.why)
     if long == 'error' and p.too_long:
         raise InputError(f'{len(p.too_long)} texts are longer than the {p.width} tokens {card.name} reads, the longest has '
                          f'{max(work.tokens.values())}. Use --long window or truncate.')
@@ -186,7 +189,7 @@ def plan_model(route:Route, # Which model, from where
     p.resumed, p.batches = bool(old), old or cut_batches(work.rows, p.lengths, strategy, budget)
     return p
 
-# %% ../nbs/08_planning.ipynb #022173fb
+# %% ../nbs/08_planning.ipynb #900568f4
 @dataclass(repr=False)
 class Plan:
     "What a run will do."
@@ -195,7 +198,7 @@ class Plan:
     models:list # A `ModelPlan` for each model
     device:str # 'cpu' or 'cuda:N'
     head = ('model', 'reads', 'chunks', 'distinct texts', 'cached', 'rows to compute', 'tokens', 'longer than a row',
-            'precision', 'batches', 'padding', 'minutes')
+            'weights', 'batches', 'padding', 'minutes')
 
     @property
     def seconds(self): return None if any(m.seconds is None for m in self.models) else sum(m.seconds for m in self.models)
@@ -222,9 +225,10 @@ def _long_note(m):
     return f'{n:,}, read in windows' if m.long == 'window' else f'{n:,}, cut: {lost:.0f}% of tokens lost'
 
 def _plan_row(m):
+    size = f'{m.weights/1e6:,.0f} million in {m.precision}'
     minutes = 'not measured' if m.seconds is None else round(m.seconds / 60, 1)
     return [m.card.name, ', '.join(m.kinds), m.chunks, len(m.work.tokens), m.work.cached, len(m.work.rows),
-            int(m.lengths.sum()), _long_note(m), m.precision, len(m.batches), round(m.waste, 3), minutes]
+            int(m.lengths.sum()), _long_note(m), size, len(m.batches), round(m.waste, 3), minutes]
 
 def _most_cut(plan, m, n=3):
     "The documents that lose most when long texts are cut."
