@@ -51,7 +51,7 @@ def chain(profile:str, # A profile's name, a model's name, a model's folder, or 
     "The models to try for a kind of content."
     return PROFILES[profile][kind] if profile in PROFILES else [profile]
 
-# %% ../nbs/04_routing.ipynb #84b551f8
+# %% ../nbs/04_routing.ipynb #107440b4
 @dataclass(frozen=True)
 class Route:
     "The model for a kind of content."
@@ -59,6 +59,7 @@ class Route:
     card:ModelCard # The model
     folder:Path # Where its weights are
     place:str # Which of the places of chapter places that is
+    weights:int # How many it has
     fallback_from:tuple = () # Names of the models that were wanted first
     why:str = '' # Why they could not be had
 
@@ -71,9 +72,11 @@ def route(profile:str, # See `chain`
     gone = []
     for name in chain(profile, kind):
         if name in (failed or {}): gone.append((name, failed[name])); continue
-        try: card, folder, place = find_model(name, models_dir)
+        try:
+            card, folder, place = find_model(name, models_dir)
+            weights = weight_count(folder)
         except InputError as e: gone.append((name, str(e))); continue
-        return Route(kind, card, folder, place, tuple(n for n,_ in gone), ' '.join(w for _,w in gone))
+        return Route(kind, card, folder, place, weights, tuple(n for n,_ in gone), ' '.join(w for _,w in gone))
     raise NoWeights(f'No model for {kind}. ' + ' '.join(w for _,w in gone))
 
 # %% ../nbs/04_routing.ipynb #1fc20e4a

@@ -41,7 +41,7 @@ def test_a_model_that_does_not_load_is_fallen_back_from(corpus, tmp_path, monkey
     (make_bert(tmp_path/'broken')/'model.safetensors').write_bytes(b'cut off')
     monkeypatch.setitem(PROFILES, 'two', dict.fromkeys(('code', 'docs', 'other'), [str(tmp_path/'broken'), 'all-MiniLM-L6-v2']))
     s = embed_corpus(corpus, tmp_path/'out', profile='two').summary
-    assert (s['model'], s['models'][0]['fallback_from']) == ('all-MiniLM-L6-v2', str(tmp_path/'broken')) and 'cannot be loaded' in s['models'][0]['fallback_reason']
+    assert (s['model'], s['models'][0]['fallback_from']) == ('all-MiniLM-L6-v2', str(tmp_path/'broken')) and 'cut off' in s['models'][0]['fallback_reason']
 
 def test_pickles_are_refused(corpus, tmp_path):
     folder = make_bert(tmp_path/'pickled')
@@ -78,3 +78,9 @@ def test_text_of_a_corpus_is_escaped(tmp_path):
     c = read_corpus(tmp_path/evil.replace('/', ''))
     run = embed_corpus(c.root, tmp_path/'out', profile='offline', dry_run=True)
     for html in c._repr_html_(), run.plan._repr_html_(), run._repr_html_(): assert '<script>' not in html and '<img' not in html
+
+def test_a_model_that_fails_its_check_is_fallen_back_from(corpus, tmp_path, monkeypatch):
+    make_bert(tmp_path/'models/CodeRankEmbed')  # 32 numbers instead of 768: found, loaded, refused
+    monkeypatch.setitem(PROFILES, 'two', dict.fromkeys(('code', 'docs', 'other'), ['CodeRankEmbed', 'all-MiniLM-L6-v2']))
+    s = embed_corpus(corpus, tmp_path/'out', profile='two', models_dir=tmp_path/'models').summary
+    assert (s['model'], s['models'][0]['fallback_from']) == ('all-MiniLM-L6-v2', 'CodeRankEmbed') and 'its card says 768' in s['models'][0]['fallback_reason']
