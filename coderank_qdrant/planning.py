@@ -148,7 +148,7 @@ class ModelPlan:
     @property
     def seconds(self): return float(self.lengths.sum()) / self.speed if self.speed else 0. if not self.work.rows else None
 
-# %% ../nbs/08_planning.ipynb #9350276c
+# %% ../nbs/08_planning.ipynb #6d6b3a73
 def batch_budget(strategy:str, # 'tokens' or 'static'
                  card:ModelCard, # The model
                  device:str, # 'cpu' or 'cuda:N'
@@ -178,7 +178,7 @@ def plan_model(route:Route, # Which model, from where
     around = frame(tok, card.document_prompt) if todo else None
     extra = sum(map(len, around)) if todo else settings['extra']
     work = find_work(texts, tok, card.max_length - extra, long, there)
-    budget = batch_budget(strategy, card, device, route.weights * WEIGHT_BYTES[precision])
+    budget = batch_budget(strategy, card, device, route.weights * DTYPES[precision].itemsize)
     p = ModelPlan(card, route.folder, route.place, fp, precision, route.weights, kinds, len(chunks), work, extra, around, long,
                   strategy, budget, [], fallback_from=route.fallback_from, why=route.why)
     if long == 'error' and p.too_long:
