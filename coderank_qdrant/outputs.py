@@ -31,7 +31,7 @@ def written_whole(path # Where the file is to be
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
 
-# %% ../nbs/11_outputs.ipynb #408a3850
+# %% ../nbs/11_outputs.ipynb #02427336
 def records(chunks:list, # Of `Chunk`
             spaces:dict, # chunk id: (model's short name, its fingerprint, kind of content)
             cache:VectorCache, # The vectors
@@ -41,7 +41,7 @@ def records(chunks:list, # Of `Chunk`
     for i in range(0, len(chunks), slice_size):
         part = chunks[i:i+slice_size]
         fps = {spaces[c.id][1] for c in part}
-        found = {fp: get(cache, fp, [c.metadata['text_hash'] for c in part if spaces[c.id][1] == fp]) for fp in fps}
+        found = {fp: get_vectors(cache, fp, [c.metadata['text_hash'] for c in part if spaces[c.id][1] == fp]) for fp in fps}
         for c in part:
             name, fp, kind = spaces[c.id]
             if c.metadata['text_hash'] not in found[fp]: continue

@@ -127,7 +127,7 @@ class Count:
         return dict(done=self.cached + self.new, total=self.total, new=self.new, tokens=self.tokens,
                     all_tokens=self.all_tokens, seconds=self.seconds)
 
-# %% ../nbs/12_pipeline.ipynb #15d222c3
+# %% ../nbs/12_pipeline.ipynb #ec600b3c
 def embed_model(m:ModelPlan, # The model's plan
                 encoder:Encoder, # The model
                 cache:VectorCache, # Where vectors go
@@ -144,7 +144,7 @@ def embed_model(m:ModelPlan, # The model's plan
         rows = [m.work.rows[i] for i in batch]
         vs, wrong = embed_batch(m, encoder, batch)
         kept = [i for i,why in enumerate(wrong) if not why]
-        put(cache, m.fingerprint, [rows[i][:2] for i in kept], [rows[i][3] - rows[i][2] for i in kept], vs[kept])
+        put_vectors(cache, m.fingerprint, [rows[i][:2] for i in kept], [rows[i][3] - rows[i][2] for i in kept], vs[kept])
         count.add(m.fingerprint, rows, wrong, int(lengths[batch].sum()))
         events('batch', model=m.card.name, rows=len(rows), length=int(lengths[batch].max()), **count.facts())
     return True

@@ -22,7 +22,7 @@ from .devices import *
 from .batching import *
 from .cache import *
 
-# %% ../nbs/08_planning.ipynb #2b065561
+# %% ../nbs/08_planning.ipynb #ab1ed803
 @dataclass(repr=False)
 class Work:
     "What one model has to do: rows to compute, and how long all its texts are."
@@ -36,11 +36,11 @@ def find_work(texts:dict, # text hash: text, of all distinct texts a model reads
               tokenizer, # From `load_tokenizer`; None will do where nothing is missing
               width:int, # Tokens of a text that fit in a row
               long:str='window', # Policy for long texts
-              there:dict=None # What the cache knows, from `known`
+              there:dict=None # What the cache knows, from `known_texts`
              )->Work:
     "Compare texts with the cache, and cut what is missing into rows."
     there = there or {}
-    missing = [h for h in texts if not complete(there.get(h))]
+    missing = [h for h in texts if not is_complete(there.get(h))]
     ids = dict(zip(missing, tokenize(tokenizer, [texts[h] for h in missing])))
     cut = {h: spans(len(ids[h]), width, long) for h in missing}
     done = {h: there[h][2] if h in there else () for h in missing}
@@ -148,7 +148,7 @@ class ModelPlan:
     @property
     def seconds(self): return float(self.lengths.sum()) / self.speed if self.speed else 0. if not self.work.rows else None
 
-# %% ../nbs/08_planning.ipynb #6d6b3a73
+# %% ../nbs/08_planning.ipynb #f7240b5f
 def batch_budget(strategy:str, # 'tokens' or 'static'
                  card:ModelCard, # The model
                  device:str, # 'cpu' or 'cuda:N'
@@ -171,9 +171,9 @@ def plan_model(route:Route, # Which model, from where
     card = with_max_length(route.card, route.folder, max_length)
     precision = pick_precision(precision, device)
     fp = fingerprint(card, route.folder, precision, long)
-    texts, there = {c.metadata['text_hash']: c.text for c in chunks}, known(cache, fp) if cache else {}
+    texts, there = {c.metadata['text_hash']: c.text for c in chunks}, known_texts(cache, fp) if cache else {}
     saved, settings = load_work(cache, fp) if cache else ([], {})
-    todo = 'extra' not in settings or not all(complete(there.get(h)) for h in texts)
+    todo = 'extra' not in settings or not all(is_complete(there.get(h)) for h in texts)
     tok = load_tokenizer(route.folder) if todo else None
     around = frame(tok, card.document_prompt) if todo else None
     extra = sum(map(len, around)) if todo else settings['extra']
