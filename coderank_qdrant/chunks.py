@@ -10,7 +10,6 @@ __all__ = ['DOCS', 'CODE', 'posix', 'repair_text', 'text_hash', 'chunk_id', 'poi
 import hashlib
 from html import escape
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 # %% ../nbs/00_chunks.ipynb #92608688
 def posix(path:str # A path in a chunk's metadata, written on Windows or on POSIX

@@ -10,7 +10,7 @@ __all__ = ['SKIPPED', 'TEXT_KEYS', 'SOURCE_KEYS', 'Problem', 'find_files', 'load
 # %% ../nbs/01_corpus.ipynb #e883fbec
 import os, json, math
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 import orjson

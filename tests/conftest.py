@@ -1,5 +1,5 @@
 "What the tests share: small real models, corpora, and the command as people run it."
-import json, os, shutil, subprocess, sys
+import json, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 

@@ -56,15 +56,15 @@ def test_nothing_to_read_is_exit_2_with_one_line(tmp_path, make, says):
     assert says in p.stderr and 'Traceback' not in p.stderr
     assert not (tmp_path/'out').exists()
 
-def test_a_large_file(tmp_path, tiny):
+def test_a_large_file(tmp_path):
     write_file(tmp_path/'big', 'docs/large_chunks.json', ['word ' * 2000 + str(i) for i in range(5200)])
     assert (tmp_path/'big/docs/large_chunks.json').stat().st_size > 50e6
     c = read_corpus(tmp_path/'big')
     assert (len(c.chunks), c.problems) == (5200, [])
 
 def test_two_documents_of_one_name(tmp_path):
-    a = [dict(text=f'a{i}', metadata=dict(source=f'one/x.md')) for i in range(3)]
-    b = [dict(text=f'b{i}', metadata=dict(source=f'two\\x.md')) for i in range(2)]
+    a = [dict(text=f'a{i}', metadata=dict(source='one/x.md')) for i in range(3)]
+    b = [dict(text=f'b{i}', metadata=dict(source='two\\x.md')) for i in range(2)]
     (tmp_path/'c/docs').mkdir(parents=True)
     (tmp_path/'c/docs/chunks.json').write_text(json.dumps(a + b))
     c = read_corpus(tmp_path/'c')
@@ -74,7 +74,7 @@ def test_two_documents_of_one_name(tmp_path):
     assert {x.id: x.text for x in c.chunks} == {x.id: x.text for x in again.chunks}
 
 def test_a_fixed_chunk_leaves_its_neighbours_ids_alone(tmp_path):
-    f = write_file(tmp_path/'c', 'docs/a_chunks.json', ['one', '', 'three'])
+    write_file(tmp_path/'c', 'docs/a_chunks.json', ['one', '', 'three'])
     before = {x.text: x.id for x in read_corpus(tmp_path/'c').chunks}
     write_file(tmp_path/'c', 'docs/a_chunks.json', ['one', 'two', 'three'])
     after = {x.text: x.id for x in read_corpus(tmp_path/'c').chunks}
@@ -90,7 +90,7 @@ def test_damaged_bytes_never_raise(tmp_path):
         if i % 5 == 0: b += b[rng.randrange(len(b) or 1):]
         (tmp_path/f'f{i}_chunks.json').write_bytes(b)
     c = read_corpus(tmp_path)
-    assert adds_up(c) and {Path(p.path).stem for p in c.problems} | {x.metadata.get('source', '').split('~')[0] for x in c.chunks}
+    assert adds_up(c) and len(c.chunks) > 100
     assert len({x.id for x in c.chunks}) == len(c.chunks)
     read = {p.path for p in c.problems if p.kind in SKIPPED}
     assert c.files == 400 and 0 < len(read) < 400

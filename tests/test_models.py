@@ -1,5 +1,5 @@
 "Checkpoints in the layouts of the mission's models: loaded natively, every weight accounted for, routed and fallen back from."
-import json, shutil
+import shutil
 import numpy as np
 import pytest, torch
 from conftest import make_bert, make_nomic_bert, make_qwen2, read_jsonl, run_cli, summary_of, write_file

@@ -1,5 +1,5 @@
 "A run may die at any moment; continued, it gives the bytes of a run that did not."
-import json, os, random, signal, time
+import random, signal, time
 import pytest
 from conftest import read_jsonl, run_cli, start_cli, summary_of, write_file
 from coderank_qdrant.all import *

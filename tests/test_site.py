@@ -1,6 +1,5 @@
 "The site and the demo page, as files and in a browser: everything is there, and nothing asks the network."
 import re, shutil, subprocess, sys
-from pathlib import Path
 import pytest
 from conftest import ROOT
 

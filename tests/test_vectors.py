@@ -32,7 +32,6 @@ def test_static_and_tokens_agree(some, tmp_path):
     assert (b.summary['batch_size'], b.summary['models'][0]['strategy']) == (32, 'static')
 
 def test_windows_are_pooled_by_tokens(tmp_path, tiny):
-    import torch
     text = ' '.join(f'word{i}' for i in range(900))
     write_file(tmp_path/'c', 'docs/a_chunks.json', [text, 'short'])
     run = embed_corpus(tmp_path/'c', tmp_path/'out', profile=str(tiny))

@@ -1,5 +1,5 @@
 "README.md from nbs/index.ipynb: prose, code and outputs as Markdown, figures as files beside the notebook."
-import base64, json, re, sys
+import base64, json, re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
