@@ -1,14 +1,14 @@
 # make demo   the Kaggle notebook on the embedded defaults, from nothing but Python
 # make test   all tests
 # make docs   the documentation site, in _docs/
-# make slow, make oldest, make bench: long tests, the oldest releases, measurements
+# make slow, make oldest, make bench, make gpu: long tests, the oldest releases, measurements
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export IPYTHONDIR := $(CURDIR)/$(VENV)/ipython
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test docs slow bench oldest notebooks clean
+.PHONY: demo test docs slow bench gpu oldest notebooks clean
 
 $(VENV)/installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
@@ -22,22 +22,30 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/nbdev_test --timing
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -rs -m 'not slow'
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m slow
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/bench_speed.py
+	$(BIN)/python tests/bench_engine.py
+	$(BIN)/python tests/bench_pipeline.py
+	$(BIN)/python tests/bench_search.py
+	$(BIN)/python tests/bench_search.py --points 10000 --quantize
+
+# needs a GPU: memory predicted and measured, speed, for models of the mission's shapes
+gpu: $(VENV)/installed
+	$(BIN)/python tests/bench_gpu.py
 
 # on the oldest releases that settings.ini allows, in an environment of its own; nbdev needs newer ones and is left out
 oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -q -m 'not slow' --ignore tests/test_project.py --ignore tests/test_site.py
+	.venv-oldest/bin/python -m pytest -q -m 'not slow' --ignore tests/test_project.py --ignore tests/test_site.py --ignore tests/test_jupyterlab.py --ignore tests/test_kaggle.py --ignore tests/test_dashboard.py --ignore tests/test_search_integrations.py
 
 .venv-oldest/installed: settings.ini setup.py constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install -q --upgrade pip
-	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[offline,chunk,parquet]' pytest
+	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[offline,chunk,parquet,int8,gpu,qdrant]' pytest nbclient ipykernel nbformat
 	touch $@
 
 docs: $(VENV)/installed

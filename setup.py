@@ -2,6 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters='=')
@@ -11,7 +12,14 @@ cfg = parser['DEFAULT']
 extras = {k.removesuffix('_requirements'): v.split() for k,v in cfg.items() if k.endswith('_requirements')}
 extras['dev'] = sorted({r for rs in extras.values() for r in rs})
 
+class build(build_py):
+    "The package, and in a wheel the Kaggle notebook too, for coderank_kaggle."
+    def run(self):
+        super().run()
+        if not self.editable_mode: self.copy_file(str(here/'nbs/kaggle.ipynb'), f'{self.build_lib}/{cfg["lib_path"]}/kaggle.ipynb')
+
 setup(
+    cmdclass=dict(build_py=build),
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'],
     license=cfg['license'], license_files=['LICENSE'], keywords=cfg['keywords'].split(), python_requires=f'>={cfg["min_python"]}',
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',

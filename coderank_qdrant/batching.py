@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['static_batch_size', 'static_batches', 'padding_waste', 'token_batches', 'default_budget']
 
-# %% ../nbs/06_batching.ipynb #d1e88c8e
+# %% ../nbs/06_batching.ipynb #d6a4069e
 import numpy as np
-from .places import InputError
+from .places import *
 
 # %% ../nbs/06_batching.ipynb #c52a654f
 def static_batch_size(model_gb:float, # Weights in memory, GB

@@ -6,9 +6,10 @@
 __all__ = ['FORMAT', 'VectorCache', 'put_vectors', 'put_texts', 'get_vectors', 'known_texts', 'is_complete', 'save_work',
            'load_work', 'pooled']
 
-# %% ../nbs/07_cache.ipynb #b4452716
+# %% ../nbs/07_cache.ipynb #de00410d
 import json, sqlite3
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from .places import InputError
@@ -22,7 +23,7 @@ create table if not exists work (model int, batch int, pos int, hash blob, win i
 '''
 FORMAT = 1
 
-# %% ../nbs/07_cache.ipynb #dec56d10
+# %% ../nbs/07_cache.ipynb #07450460
 class VectorCache:
     "Vectors by (model fingerprint, text hash, window), in one SQLite file."
     def __init__(self,
@@ -49,17 +50,30 @@ class VectorCache:
             self.db.executescript(_schema)
             self.db.execute(f'pragma user_version={FORMAT}')
 
+    @contextmanager
+    def write(self):
+        "A transaction: all of it or nothing; raises `InputError` where the disk says no."
+        try:
+            with self.db: yield self.db
+        except sqlite3.OperationalError as e:
+            raise InputError(f'{self.path} cannot be written ({e}). Make room; the same command goes on from there.') from None
+
+    def read(self, sql, *args):
+        "All rows of a query; raises `InputError` where the file is damaged."
+        try: return self.db.execute(sql, args).fetchall()
+        except sqlite3.DatabaseError as e: self._refuse(f'is damaged ({e}). Move it away; what it held is computed anew')
+
     def close(self): self.db.close()
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
 
     def _id(self, fingerprint):
         if fingerprint not in self._ids:
-            with self.db: self.db.execute('insert or ignore into models (fingerprint) values (?)', (fingerprint,))
-            self._ids[fingerprint], = self.db.execute('select id from models where fingerprint=?', (fingerprint,)).fetchone()
+            with self.write() as db: db.execute('insert or ignore into models (fingerprint) values (?)', (fingerprint,))
+            (self._ids[fingerprint],), = self.read('select id from models where fingerprint=?', fingerprint)
         return self._ids[fingerprint]
 
-# %% ../nbs/07_cache.ipynb #680b45d3
+# %% ../nbs/07_cache.ipynb #b972894f
 def put_vectors(cache:VectorCache, # The cache
                 fp:str, # Model fingerprint
                 keys:list, # (text hash, window) of each row
@@ -69,7 +83,7 @@ def put_vectors(cache:VectorCache, # The cache
     "Commit the vectors of one batch."
     m, vs = cache._id(fp), np.ascontiguousarray(vectors, np.float32)
     rows = [(m, bytes.fromhex(h), int(w), int(t), v.tobytes()) for (h,w),t,v in zip(keys, tokens, vs, strict=True)]
-    with cache.db: cache.db.executemany('insert or ignore into vectors values (?,?,?,?,?)', rows)
+    with cache.write() as db: db.executemany('insert or ignore into vectors values (?,?,?,?,?)', rows)
 
 def put_texts(cache:VectorCache, # The cache
               fp:str, # Model fingerprint
@@ -77,7 +91,7 @@ def put_texts(cache:VectorCache, # The cache
              ):
     "Note how long texts are and how many windows they have."
     rows = [(cache._id(fp), bytes.fromhex(h), int(t), int(w)) for h,t,w in texts]
-    with cache.db: cache.db.executemany('insert or ignore into texts values (?,?,?,?)', rows)
+    with cache.write() as db: db.executemany('insert or ignore into texts values (?,?,?,?)', rows)
 
 def get_vectors(cache:VectorCache, # The cache
                 fp:str, # Model fingerprint
@@ -90,17 +104,17 @@ def get_vectors(cache:VectorCache, # The cache
         part = hashes[i:i+500]
         sql = f'''select v.hash, t.windows, v.tokens, v.vector from vectors v join texts t using (model, hash)
                   where v.model=? and v.hash in ({",".join("?"*len(part))}) order by v.hash, v.win'''
-        for h,w,t,v in cache.db.execute(sql, (m, *part)): found[h.hex(), w].append((t, np.frombuffer(v, np.float32)))
+        for h,w,t,v in cache.read(sql, m, *part): found[h.hex(), w].append((t, np.frombuffer(v, np.float32)))
     return {h: (np.array([t for t,_ in ws]), np.stack([v for _,v in ws])) for (h,w),ws in found.items() if len(ws) == w}
 
-# %% ../nbs/07_cache.ipynb #a8ee44f8
+# %% ../nbs/07_cache.ipynb #81aea3ad
 def known_texts(cache:VectorCache, # The cache
                 fp:str # Model fingerprint
                )->dict: # text hash: (tokens, windows, set of windows that are there)
     "Everything the cache knows about texts under a model."
     m, there = cache._id(fp), defaultdict(set)
-    for h,w in cache.db.execute('select hash, win from vectors where model=?', (m,)): there[h].add(w)
-    texts = cache.db.execute('select hash, tokens, windows from texts where model=?', (m,))
+    for h,w in cache.read('select hash, win from vectors where model=?', m): there[h].add(w)
+    texts = cache.read('select hash, tokens, windows from texts where model=?', m)
     return {h.hex(): (t, w, there[h]) for h,t,w in texts}
 
 def is_complete(entry # What `known_texts` says of a text, or None
@@ -108,7 +122,7 @@ def is_complete(entry # What `known_texts` says of a text, or None
     "Whether a text needs nothing more."
     return entry is not None and len(entry[2]) == entry[1]
 
-# %% ../nbs/07_cache.ipynb #224d3d92
+# %% ../nbs/07_cache.ipynb #54e8459c
 def save_work(cache:VectorCache, # The cache
               fp:str, # Model fingerprint
               batches:list, # Lists of (text hash, window)
@@ -117,10 +131,10 @@ def save_work(cache:VectorCache, # The cache
     "Write down the batches of a run, in place of an older list."
     m = cache._id(fp)
     rows = [(m, b, i, bytes.fromhex(h), int(w)) for b,keys in enumerate(batches) for i,(h,w) in enumerate(keys)]
-    with cache.db:
-        cache.db.execute('delete from work where model=?', (m,))
-        cache.db.executemany('insert into work values (?,?,?,?,?)', rows)
-        cache.db.execute('update models set settings=? where id=?', (json.dumps(settings, sort_keys=True), m))
+    with cache.write() as db:
+        db.execute('delete from work where model=?', (m,))
+        db.executemany('insert into work values (?,?,?,?,?)', rows)
+        db.execute('update models set settings=? where id=?', (json.dumps(settings, sort_keys=True), m))
 
 def load_work(cache:VectorCache, # The cache
               fp:str # Model fingerprint
@@ -130,10 +144,10 @@ def load_work(cache:VectorCache, # The cache
     sql = '''select w.batch, w.hash, w.win, v.win is null from work w left join vectors v using (model, hash, win)
              where w.model=? order by w.batch, w.pos'''
     left = defaultdict(bool)
-    for b,h,w,missing in cache.db.execute(sql, (m,)):
+    for b,h,w,missing in cache.read(sql, m):
         batches[b].append((h.hex(), w))
         left[b] |= missing
-    settings, = cache.db.execute('select settings from models where id=?', (m,)).fetchone()
+    (settings,), = cache.read('select settings from models where id=?', m)
     return [keys for b,keys in batches.items() if left[b]], json.loads(settings or '{}')
 
 # %% ../nbs/07_cache.ipynb #48d1f824

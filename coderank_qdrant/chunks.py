@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DOCS', 'CODE', 'posix', 'repair_text', 'text_hash', 'chunk_id', 'point_id', 'mark', 'enrich', 'Chunk', 'html_table',
-           'new_figure']
+           'new_figure', 'link_share']
 
-# %% ../nbs/00_chunks.ipynb #664c2b01
-import hashlib
+# %% ../nbs/00_chunks.ipynb #886c49f4
+import hashlib, re
 from html import escape
 from dataclasses import dataclass, field
 
@@ -110,3 +110,12 @@ CODE = {'.py': 'python', '.pyi': 'python', '.ipynb': 'json', '.json': 'json', '.
         '.java': 'java', '.kt': 'kotlin', '.scala': 'scala', '.swift': 'swift', '.c': 'c', '.h': 'c', '.cc': 'cpp', '.cpp': 'cpp',
         '.hpp': 'cpp', '.cu': 'cpp', '.cs': 'c_sharp', '.rb': 'ruby', '.php': 'php', '.lua': 'lua', '.r': 'r',
         '.jl': 'julia', '.sh': 'bash', '.bash': 'bash', '.sql': 'sql', '.proto': 'proto', '.html': 'html', '.css': 'css'}
+
+# %% ../nbs/00_chunks.ipynb #3515ca7f
+_link = re.compile(r'!?\[[^\[\]]*\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\s+"[^"\n]*")?\s*\)|!?\[[^\[\]]*\]\[[^\[\]]*\]|<?https?://[^\s<>()]+>?')
+
+def link_share(text:str # A chunk's text, Markdown or plain
+              )->float: # Between 0, no link, and 1, nothing but links
+    "The part of a text's characters, spaces aside, that stands in links."
+    solid = lambda s: len(''.join(s.split()))
+    return sum(solid(m[0]) for m in _link.finditer(text)) / max(solid(text), 1)

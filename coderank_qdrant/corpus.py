@@ -7,11 +7,12 @@ __all__ = ['SKIPPED', 'TEXT_KEYS', 'SOURCE_KEYS', 'Problem', 'find_files', 'load
            'entry_metadata', 'document', 'place', 'read_file', 'Corpus', 'name_chunks', 'read_corpus',
            'folder_documents', 'package_documents', 'splitter', 'split_document', 'write_chunks', 'chunk_tree']
 
-# %% ../nbs/01_corpus.ipynb #e883fbec
+# %% ../nbs/01_corpus.ipynb #75da08e3
 import os, json, math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 import orjson
 from .chunks import *
@@ -91,7 +92,7 @@ def chunk_text(entry # One entry of a file's list
         if isinstance(entry.get(k), str) and entry[k].strip(): return entry[k]
     raise ValueError(f'no text in any of {", ".join(TEXT_KEYS)}')
 
-# %% ../nbs/01_corpus.ipynb #f2e87539
+# %% ../nbs/01_corpus.ipynb #3706545e
 def entry_metadata(entry:dict, # One entry of a file's list
                    text:str # Its text, which is not repeated in the metadata
                   )->dict: # All its other keys, flat
@@ -107,9 +108,13 @@ def document(metadata:dict # A chunk's metadata
             )->str: # The path of its source document, POSIX, or ''
     "The source document a chunk names, if it names one."
     found = (posix(metadata[k]).strip() for k in SOURCE_KEYS if isinstance(metadata.get(k), str))
-    return next((f for f in found if PurePosixPath(f).name), '')
+    return next((f for f in found if _last(f)), '')
 
-# %% ../nbs/01_corpus.ipynb #2ed7c118
+@lru_cache(10_000)
+def _last(path): return PurePosixPath(path).name
+
+# %% ../nbs/01_corpus.ipynb #6af9bfaa
+@lru_cache(10_000)  # once a document, not once a chunk
 def place(path:PurePosixPath, # A chunk file, relative to the corpus root
           source:str # The document its chunk names, or ''
          )->tuple: # Subdirectory and file name, as they stand in the id

@@ -23,17 +23,18 @@ def work_dir()->Path: # `/kaggle/working` there, `output` below the current fold
     "Where outputs go unless something else is said."
     return Path('/kaggle/working') if on_kaggle() else Path('output')
 
-# %% ../nbs/02_places.ipynb #aaadd7df
+# %% ../nbs/02_places.ipynb #9e7fed98
 def _mounts(inputs):
-    "The folders where Kaggle mounts data sets."
-    owned = sorted(inputs.glob('datasets/*/*'))
-    return owned + [p for p in sorted(inputs.glob('*')) if p.name not in ('datasets', 'models')]
+    "The folders where Kaggle mounts data sets and the outputs of notebooks."
+    owned = [p for kind in ('datasets', 'notebooks') for p in sorted(inputs.glob(f'{kind}/*/*'))]
+    return owned + [p for p in sorted(inputs.glob('*')) if p.name not in ('datasets', 'models', 'notebooks', 'competitions')]
 
-def find_input(name:str='qdrant_ecosystem', # The corpus folder's name
+def find_input(name:str='qdrant_ecosystem', # The corpus folder's name, or a path to it
                inputs='/kaggle/input', # Kaggle's mounts
                local='output' # Looked in when Kaggle has nothing
               )->Path: # The corpus folder, or None if it is in none of the places; raises `InputError` if it is in several
     "Find a corpus by its name."
+    if len(Path(name).parts) > 1: return Path(name) if Path(name).is_dir() else None
     plain = lambda p: p.name.replace('-', '_').lower()
     found = []
     for m in _mounts(Path(inputs)):
@@ -92,7 +93,7 @@ def in_package(package:str # Import name of a package with a folder `model`, or 
     if spec is None: raise InputError(f'the package {package} is not installed (pip install coderank_qdrant[offline])')
     return _checked(Path(spec.origin).parent/'model')
 
-# %% ../nbs/02_places.ipynb #ad233de6
+# %% ../nbs/02_places.ipynb #d4ce05f6
 HUB_FILES = '*.safetensors', '*.json', '*.txt', '*.model', '*.jinja'
 
 def on_hub(hub_id:str, # `owner/name`
@@ -103,7 +104,9 @@ def on_hub(hub_id:str, # `owner/name`
     import huggingface_hub
     offline = os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON')
     if not cached and offline: raise InputError('HF_HUB_OFFLINE is set')
-    try: path = huggingface_hub.snapshot_download(hub_id, allow_patterns=list(HUB_FILES), local_files_only=cached, etag_timeout=5)
+    try:
+        if not cached: huggingface_hub.HfApi().model_info(hub_id, timeout=10)  # the download itself would wait for ever
+        path = huggingface_hub.snapshot_download(hub_id, allow_patterns=list(HUB_FILES), local_files_only=cached, etag_timeout=5)
     except Exception as e:  # the hub client raises many kinds, for the network, for access, for a name that is not there
         raise InputError('not in the cache' if cached else f'{hub_id} cannot be fetched ({type(e).__name__})') from None
     return _checked(Path(path))

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['KINDS', 'PROFILES', 'content_type', 'fenced_share', 'chunk_type', 'chain', 'Route', 'route', 'route_table']
 
-# %% ../nbs/04_routing.ipynb #7e9b957c
+# %% ../nbs/04_routing.ipynb #71426629
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from .chunks import *
 from .places import *
 from .models import *
 
-# %% ../nbs/04_routing.ipynb #29031a57
+# %% ../nbs/04_routing.ipynb #a2264107
+@lru_cache(10_000)  # once a document, not once a chunk
 def content_type(source:str # Path of the source document
                 )->str: # 'code', 'docs' or 'other'
     "The kind of content, by the source document's suffix."
@@ -51,39 +53,43 @@ def chain(profile:str, # A profile's name, a model's name, a model's folder, or 
     "The models to try for a kind of content."
     return PROFILES[profile][kind] if profile in PROFILES else [profile]
 
-# %% ../nbs/04_routing.ipynb #107440b4
+# %% ../nbs/04_routing.ipynb #dc9cef5f
 @dataclass(frozen=True)
 class Route:
     "The model for a kind of content."
     kind:str # 'code', 'docs' or 'other'
     card:ModelCard # The model
-    folder:Path # Where its weights are
+    folder:Path # Where its weights are; None where that does not matter yet
     place:str # Which of the places of chapter places that is
-    weights:int # How many it has
+    weights:Weights # How many it has
     fallback_from:tuple = () # Names of the models that were wanted first
     why:str = '' # Why they could not be had
 
 def route(profile:str, # See `chain`
           kind:str, # 'code', 'docs' or 'other'
           models_dir=None, # Where people keep their own copies
-          failed:dict=None # Models that were found but could not be loaded, and why
+          failed:dict=None, # name: why, of models that were found but cannot be used
+          assume:bool=False # Plan with registered models whose weights are not here?
          )->Route: # Raises `NoWeights` with the account of every model tried
     "The first model of the chain that can be had."
     gone = []
     for name in chain(profile, kind):
-        if name in (failed or {}): gone.append((name, failed[name])); continue
         try:
             card, folder, place = find_model(name, models_dir)
-            weights = weight_count(folder)
-        except InputError as e: gone.append((name, str(e))); continue
+            weights = count_weights(folder)
+        except InputError as e:
+            if not (assume and name in MODELS): gone.append((name, str(e))); continue
+            card, folder, place, weights = MODELS[name], None, 'nowhere here', MODELS[name].weights
+        if card.name in (failed or {}): gone.append((name, failed[card.name])); continue
         return Route(kind, card, folder, place, weights, tuple(n for n,_ in gone), ' '.join(w for _,w in gone))
     raise NoWeights(f'No model for {kind}. ' + ' '.join(w for _,w in gone))
 
-# %% ../nbs/04_routing.ipynb #1fc20e4a
+# %% ../nbs/04_routing.ipynb #da41c409
 def route_table(kinds, # The kinds of content in the corpus
                 profile:str='coderank', # See `chain`
                 models_dir=None, # Where people keep their own copies
-                failed:dict=None # Models that could not be loaded, and why
+                failed:dict=None, # name: why, of models that were found but cannot be used
+                assume:bool=False # Plan with registered models whose weights are not here?
                )->dict: # kind: `Route`; raises `NoWeights`
     "A route for every kind of content."
-    return {k: route(profile, k, models_dir, failed) for k in sorted(kinds)}
+    return {k: route(profile, k, models_dir, failed, assume) for k in sorted(kinds)}

