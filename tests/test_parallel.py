@@ -1,0 +1,237 @@
+"Workers that run out of memory, give bad vectors, die, hang or are interrupted: nothing is lost, and nobody is left behind."
+import json, os, random, resource, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pytest
+from conftest import read_jsonl, run_cli, start_cli, summary_of, write_file
+
+TWO = '--devices', 'cpu,cpu'
+
+FAULTS = '''
+# Makes a batch go wrong, from outside. FAULT is a kind, a colon, and which batches: a number (once in all processes),
+# 'over' and a number of tokens, or 'id' and a token.
+import os, signal, sys, time
+if 'FAULT' in os.environ:
+    import torch, coderank_qdrant.parallel as p
+    kind, _, where = os.environ['FAULT'].partition(':')
+    real, seen = p.begin, [0]
+    def first():
+        try: return os.close(os.open(os.environ['FAULT_ONCE'], os.O_CREAT | os.O_EXCL)) is None
+        except FileExistsError: return False
+    class Odd(Exception):
+        def __init__(self): super().__init__('an odd one'); self.no_pickle = lambda: 0
+    def bad(self, rows):
+        if kind == 'oom': raise torch.cuda.OutOfMemoryError('CUDA out of memory (made up)')
+        if kind == 'odd': raise Odd()
+        if kind == 'kill': os.kill(os.getpid(), signal.SIGKILL)
+        if kind == 'nan': return torch.full((len(rows), self.card.dim), float('nan'))
+    def begin(encoder, rows, exact=False):
+        seen[0] += 1
+        if where.startswith('over'): hit = len(rows) * max(map(len, rows)) > int(where[4:])
+        elif where.startswith('id'): hit = any(int(where[2:]) in r for r in rows)
+        else: hit = seen[0] >= int(where) and first()
+        if not hit: return real(encoder, rows, exact)
+        forward, p.Encoder.forward = p.Encoder.forward, bad
+        try: return real(encoder, rows, exact)
+        finally: p.Encoder.forward = forward
+    p.begin = begin
+'''
+
+@pytest.fixture(scope='module')
+def faulty(tmp_path_factory):
+    "An environment in which every Python process makes the fault that FAULT names."
+    folder = tmp_path_factory.mktemp('faults')
+    (folder/'sitecustomize.py').write_text(FAULTS)
+    marks = iter(range(1000))
+    return lambda fault: {**os.environ, 'PYTHONPATH': str(folder), 'FAULT': fault, 'FAULT_ONCE': str(folder/f'mark{next(marks)}')}
+
+@pytest.fixture(scope='module')
+def undisturbed(tiny, subset, tmp_path_factory):
+    "The output of one worker that nothing happens to."
+    out = tmp_path_factory.mktemp('undisturbed')/'out'
+    assert run_cli(subset, '--out', out, '--profile', tiny, '--devices', 'cpu').returncode == 0
+    return out/'subset_embeddings.jsonl'
+
+def events(out, kind): return [e for e in map(json.loads, (out/'metrics.jsonl').read_text().splitlines()) if e['event'] == kind]
+
+def same(a, b, least=.99999):
+    "The same chunks in the same order, with the same vectors."
+    a, b = read_jsonl(a), read_jsonl(b)
+    assert [x['id'] for x in a] == [x['id'] for x in b]
+    return min(np.dot(x['embedding'], y['embedding']) for x,y in zip(a, b)) >= least
+
+def alive(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
+    except OSError: return False
+
+def all_gone(pids, seconds=20):
+    until = time.time() + seconds
+    while any(map(alive, pids)) and time.time() < until: time.sleep(.1)
+    return not any(map(alive, pids))
+
+def workers_of(parent):
+    "The worker processes a command has now."
+    found = []
+    for p in Path('/proc').glob('[0-9]*'):
+        try: stat, cmd = (p/'stat').read_text(), (p/'cmdline').read_text()
+        except OSError: continue
+        if int(stat.rpartition(')')[2].split()[1]) == parent and 'parallel import serve' in cmd: found.append(int(p.name))
+    return found
+
+def wait_for(p, ready, seconds=120):
+    until = time.time() + seconds
+    while time.time() < until and p.poll() is None:
+        if got := ready(): return got
+        time.sleep(.02)
+    raise AssertionError(f'The command ended ({p.poll()}) or did not get there')
+
+def computing(out): return (out/'metrics.jsonl').exists() and b'"batch"' in (out/'metrics.jsonl').read_bytes()
+
+def test_two_workers_give_what_one_gives(tiny, subset, undisturbed, tmp_path):
+    p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *TWO)
+    assert p.returncode == 0, p.stderr
+    assert same(tmp_path/'out/subset_embeddings.jsonl', undisturbed)
+    pids = {e['pid'] for e in events(tmp_path/'out', 'batch')}
+    assert len(pids) == 2 and os.getpid() not in pids and all_gone(pids)
+    assert summary_of(tmp_path/'out', 'subset')['devices'] == ['CPU, %d threads' % os.cpu_count()] * 2
+
+ONE = '--devices', 'cpu'
+
+@pytest.mark.parametrize('fault,devices', [('oom:2', ONE), ('oom:over900', ONE), ('nan:3', ONE), ('odd:2', ONE), ('oom:over900', TWO), ('nan:3', TWO), ('odd:2', TWO), ('kill:2', TWO)])
+def test_a_fault_that_passes_costs_nothing(fault, devices, faulty, tiny, subset, undisturbed, tmp_path):
+    p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *devices, env=faulty(fault))
+    s = summary_of(tmp_path/'out', 'subset')
+    assert p.returncode == 0 and s['quarantined'] == [], p.stderr
+    assert same(tmp_path/'out/subset_embeddings.jsonl', undisturbed)
+    assert s['oom_events'] > 0 if fault.startswith('oom') else s['retried'] > 0
+    if fault == 'oom:over900': assert max(e['rows'] * e['length'] for e in events(tmp_path/'out', 'batch')) <= 900
+
+@pytest.mark.parametrize('fault,devices,why', [('nan', ('--devices', 'cpu'), 'not finite'), ('oom', ('--devices', 'cpu'), 'out of memory'),
+                                               ('odd', ('--devices', 'cpu'), 'an odd one'), ('kill', TWO, 'SIGKILL')])
+def test_a_poisoned_text_is_put_aside_alone(fault, devices, why, faulty, tiny, tmp_path):
+    from coderank_qdrant.models import load_tokenizer
+    word = load_tokenizer(tiny)('zebra', add_special_tokens=False)['input_ids']
+    assert len(word) == 1
+    write_file(tmp_path/'in', 'docs/a_chunks.json', ['one text', 'a zebra', 'another text', 'the fourth', 'and a fifth'], 'a.md')
+    p = run_cli(tmp_path/'in', '--out', tmp_path/'out', '--profile', tiny, *devices, env=faulty(f'{fault}:id{word[0]}'))
+    s = summary_of(tmp_path/'out', 'in')
+    assert p.returncode == 3, p.stderr
+    assert [q['id'] for q in s['quarantined']] == ['in:docs:a.md:chunk:1'] and why in s['quarantined'][0]['reason']
+    assert s['account']['embedded'] == 4 and len(read_jsonl(tmp_path/'out/in_embeddings.jsonl')) == 4
+
+def test_a_run_on_which_nothing_works_says_so(faulty, tiny, subset, tmp_path):
+    p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, '--devices', 'cpu', env=faulty('odd:over0'))
+    assert p.returncode == 2 and 'No device is left' in p.stderr and 'an odd one' in p.stderr and 'Traceback' not in p.stderr
+
+def disturbed(n, tiny, subset, tmp_path, seed):
+    "Run with two workers, and kill one of them n times at random moments."
+    rng, out = random.Random(seed), tmp_path/'out'
+    p, pids, kills = start_cli(subset, '--out', out, '--profile', tiny, *TWO), set(), 0
+    wait_for(p, lambda: computing(out))
+    while p.poll() is None:
+        here = workers_of(p.pid)
+        pids |= set(here)
+        if here and kills < n:
+            os.kill(rng.choice(here), signal.SIGKILL)
+            kills += 1
+        time.sleep(rng.random() * .3)
+    assert kills and p.returncode == 0, p.stderr.read()
+    assert all_gone(pids)
+    return kills, out/'subset_embeddings.jsonl'
+
+def test_a_killed_worker_is_replaced(tiny, subset, undisturbed, tmp_path): assert same(disturbed(2, tiny, subset, tmp_path, 1)[1], undisturbed)
+
+@pytest.mark.slow
+def test_workers_killed_at_thirty_random_moments(tiny, subset, undisturbed, tmp_path):
+    kills = 0
+    for seed in range(40):
+        n, out = disturbed(3, tiny, subset, tmp_path/str(seed), seed)
+        kills += n
+        assert same(out, undisturbed)
+        if kills >= 30: return
+    raise AssertionError(f'only {kills} kills')
+
+def test_a_worker_that_hangs_is_replaced(tiny):
+    from coderank_qdrant.all import Job, MODELS, Task, close_team, find_devices, folder_card, place_model, run_jobs, start_team, team_ready
+    team = start_team(Task(folder_card(tiny), tiny, 'fp32', measure=False), place_model('tiny', MODELS['all-MiniLM-L6-v2'].weights, find_devices('cpu,cpu')))
+    try:
+        team_ready(team)
+        hung, rows, done, said = team[0].proc.pid, [np.arange(1000, 1020)] * 60, [], []
+        for kind,f in run_jobs(team, [Job([i]) for i in range(60)], lambda ns: [rows[i] for i in ns], [20] * 60, patience=2):
+            if kind == 'done': done += f['numbers']
+            if len(done) == 5: os.kill(hung, signal.SIGSTOP)
+            if kind == 'worker': said.append(f['text'])
+        assert sorted(done) == list(range(60)) and 'no answer for' in said[0] and not alive(hung)
+    finally: close_team(team)
+
+@pytest.mark.parametrize('times', [1, 2])
+def test_interrupted(times, tiny, subset, undisturbed, tmp_path):
+    p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *TWO)
+    wait_for(p, lambda: computing(tmp_path/'out'))
+    pids = workers_of(p.pid)
+    for _ in range(times): p.send_signal(signal.SIGINT)
+    assert p.wait(timeout=30) in ((130,) if times == 1 else (130, -2, 1)) and all_gone(pids)
+    if times == 1: assert 'the same command goes on' in p.stderr.read()
+    assert run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *TWO).returncode == 0
+    assert same(tmp_path/'out/subset_embeddings.jsonl', undisturbed)
+
+def killed(times, tiny, subset, tmp_path, seed):
+    "Kill the command at random moments, then let it finish."
+    rng, out = random.Random(seed), tmp_path/'out'
+    for _ in range(times):
+        p, begun = start_cli(subset, '--out', out, '--profile', tiny, *TWO), time.time()
+        seen, moment = set(), rng.uniform(1, 8)
+        while p.poll() is None and time.time() - begun < moment:
+            seen |= set(workers_of(p.pid))
+            time.sleep(.02)
+        p.kill()
+        p.wait()
+        assert all_gone(seen)
+    last = run_cli(subset, '--out', out, '--profile', tiny, *TWO)
+    assert last.returncode == 0, last.stderr
+    return out/'subset_embeddings.jsonl'
+
+def test_no_worker_outlives_its_parent(tiny, subset, undisturbed, tmp_path): assert same(killed(2, tiny, subset, tmp_path, 0), undisturbed)
+
+@pytest.mark.slow
+def test_parent_killed_at_fifty_random_moments(tiny, subset, undisturbed, tmp_path):
+    for seed in range(10): assert same(killed(5, tiny, subset, tmp_path/str(seed), seed), undisturbed)
+
+@pytest.mark.parametrize('kilobytes', [100, 300, 900])
+def test_a_full_disk(kilobytes, tiny, subset, undisturbed, tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, resource.RLIM_INFINITY))
+    p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, '--devices', 'cpu', preexec_fn=limit)
+    assert p.returncode == 2 and 'Traceback' not in p.stderr, p.stderr
+    assert not (tmp_path/'out/subset_embeddings.jsonl').exists()
+    assert run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, '--devices', 'cpu').returncode == 0
+    assert same(tmp_path/'out/subset_embeddings.jsonl', undisturbed)
+
+@pytest.mark.parametrize('where', [.2, .5, .9])
+def test_a_damaged_cache_is_named_and_can_be_moved_away(where, tiny, subset, undisturbed, tmp_path):
+    args = subset, '--out', tmp_path/'out', '--profile', tiny, '--devices', 'cpu'
+    assert run_cli(*args).returncode == 0
+    before, cache = (tmp_path/'out/subset_embeddings.jsonl').read_bytes(), tmp_path/'out/vectors.sqlite'
+    with open(cache, 'r+b') as f:
+        f.seek(int(cache.stat().st_size * where) // 4096 * 4096)
+        f.write(b'\xff' * 4096 * 4)
+    p = run_cli(*args)
+    assert p.returncode == 2 and 'damaged' in p.stderr and 'Traceback' not in p.stderr, p.stderr
+    assert (tmp_path/'out/subset_embeddings.jsonl').read_bytes() == before
+    cache.rename(tmp_path/'damaged.sqlite')
+    assert run_cli(*args).returncode == 0
+    assert (tmp_path/'out/subset_embeddings.jsonl').read_bytes() == before
+
+def test_from_a_script_without_a_main_guard(tiny, tmp_path):
+    write_file(tmp_path/'in', 'docs/a_chunks.json', [f'text number {i}' for i in range(40)], 'a.md')
+    (tmp_path/'script.py').write_text(f"from coderank_qdrant.all import *\nprint('once')\nprint(embed_corpus('in', 'out', profile={str(tiny)!r}, devices='cpu,cpu').state)\n")
+    p = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert p.stdout.split() == ['once', 'done'], p.stderr
+
+def test_from_a_notebook(tiny, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+    write_file(tmp_path/'in', 'docs/a_chunks.json', [f'text number {i}' for i in range(40)], 'a.md')
+    cells = ['from coderank_qdrant.all import *', f"run = embed_corpus('in', 'out', profile={str(tiny)!r}, devices='cpu,cpu')", 'run.state']
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    NotebookClient(nb, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}).execute()
+    assert nb.cells[-1].outputs[0]['data']['text/plain'] == "'done'"
+    assert all_gone({e['pid'] for e in events(tmp_path/'out', 'batch')})
