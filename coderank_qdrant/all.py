@@ -9,5 +9,9 @@ from coderank_qdrant.batching import *
 from coderank_qdrant.cache import *
 from coderank_qdrant.planning import *
 from coderank_qdrant.progress import *
+from coderank_qdrant.parallel import *
 from coderank_qdrant.outputs import *
 from coderank_qdrant.pipeline import *
+from coderank_qdrant.search import *
+from coderank_qdrant.evaluate import *
+from coderank_qdrant.kaggle import *
