@@ -9,9 +9,10 @@ __all__ = ['FORMAT_OF_COLLECTION', 'NAVIGATION', 'KEYWORDS', 'EXACT_BELOW', 'EF'
            'why_not_same', 'is_navigation', 'make_point', 'make_points', 'EdgeStore', 'can_pass', 'retried',
            'server_address', 'ServerStore', 'open_store', 'opened', 'prepare_store', 'send_points', 'check_points',
            'index_run', 'check_room', 'query_model', 'query_vector', 'question_embedder', 'check_query', 'query_lists',
-           'distinct_texts', 'fuse_ranks', 'fuse_scores', 'ranked_texts', 'fetch_hits', 'word_spans', 'snippet',
-           'marked', 'Hits', 'read_ranking', 'sliding_windows', 'rank_listwise', 'rank_prompt', 'listwise_ranker',
-           'pairwise_ranker', 'find_ranker', 'rerank_hits', 'search', 'search_box', 'coderank_index', 'coderank_search']
+           'best_first', 'distinct_texts', 'fuse_ranks', 'fuse_scores', 'ranked_texts', 'fetch_hits', 'word_spans',
+           'snippet', 'marked', 'Hits', 'read_ranking', 'sliding_windows', 'rank_listwise', 'rank_prompt',
+           'listwise_ranker', 'pairwise_ranker', 'find_ranker', 'rerank_hits', 'search', 'search_box', 'coderank_index',
+           'coderank_search']
 
 # %% ../nbs/13_search.ipynb #57030f1c
 import os, random, re, shutil, sys, time
@@ -721,15 +722,24 @@ RRF_K = 60
 DENSE_SHARE = .5
 FUSIONS = 'scores', 'ranks'
 
+def best_first(scores:dict, # text hash: score
+               ties:float=1e-6 # Scores this near, as a part of the larger, are one: 32-bit sums in another order differ by less
+              )->dict: # The same, best first; texts of one score in the order of their hashes
+    "An order that does not hang on rounding."
+    group, last, keys = 0, None, []
+    for h,s in sorted(scores.items(), key=lambda t: -t[1]):
+        if last is not None and last - s > ties * max(abs(last), abs(s)): group += 1
+        keys.append((group, h))
+        last = s
+    return {h: scores[h] for _,h in sorted(keys)}
+
 def distinct_texts(points:list, # (id, score, text hash), best first
                    most:int=None # Texts to keep
-                  )->dict: # text hash: score, best first; texts of one score in the order of their hashes
+                  )->dict: # text hash: score, best first
     "A list of points as a list of texts."
     best = {}
     for _,score,h in points: best[h] = max(score, best.get(h, score))
-    return dict(sorted(best.items(), key=lambda b: (-round(b[1], 5), b[0]))[:most])
-
-def _best_first(total): return dict(sorted(total.items(), key=lambda t: (-round(t[1], 6), t[0])))
+    return dict(list(best_first(best).items())[:most])
 
 def fuse_ranks(rankings:dict, # vector name: {text hash: score}, best first
                k:int=RRF_K # The larger, the less the first ranks count
@@ -738,7 +748,7 @@ def fuse_ranks(rankings:dict, # vector name: {text hash: score}, best first
     total = {}
     for r in rankings.values():
         for rank,h in enumerate(r, 1): total[h] = total.get(h, 0) + 1 / (k + rank)
-    return _best_first(total)
+    return best_first(total)
 
 def fuse_scores(rankings:dict, # vector name: {text hash: score}, best first; 'bm25' has the words
                 share:float=DENSE_SHARE # How much vectors count; words count the rest
@@ -752,7 +762,7 @@ def fuse_scores(rankings:dict, # vector name: {text hash: score}, best first; 'b
         last = min(last, *part.values())
         for h,p in part.items(): dense[h] = max(p, dense.get(h, 0))
     most = max(words.values(), default=1)
-    return _best_first({h: share * dense.get(h, last if dense else 0) + (1 - share) * words.get(h, 0) / most for h in {**dense, **words}})
+    return best_first({h: share * dense.get(h, last if dense else 0) + (1 - share) * words.get(h, 0) / most for h in {**dense, **words}})
 
 def ranked_texts(store, # A store that is open
                  lists:list, # From `query_lists`

@@ -44,7 +44,12 @@ def assert_same_answers(a, b, qs, **kw):
                 with pytest.raises(InputError): search(q, b, 10, mode=mode, **kw)
                 continue
             y = search(q, b, 10, mode=mode, **kw)
-            assert [(h.id, h.duplicates, h.metadata) for h in x] == [(h.id, h.duplicates, h.metadata) for h in y], (mode, q)
+            np.testing.assert_allclose([h.score for h in x], [h.score for h in y], rtol=1e-5, err_msg=f'{mode} {q}')
+            for h,g in zip(x, y):  # texts of one score may stand in either order, or take each other's place at the end
+                assert h.id == g.id or sum(abs(h.score - o.score) < 1e-5 * h.score for o in x) > 1 or h is x[-1], (mode, q)
+            found = {g.id: g for g in y}
+            for h in x:
+                if g := found.get(h.id): assert (h.duplicates, h.metadata) == (g.duplicates, g.metadata)
             assert len({h.metadata['text_hash'] for h in x}) == len(x)
 
 @pytest.fixture(scope='session')
