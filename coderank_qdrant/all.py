@@ -12,6 +12,7 @@ from coderank_qdrant.progress import *
 from coderank_qdrant.parallel import *
 from coderank_qdrant.outputs import *
 from coderank_qdrant.pipeline import *
+from coderank_qdrant.stores import *
 from coderank_qdrant.search import *
 from coderank_qdrant.evaluate import *
 from coderank_qdrant.kaggle import *

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'MODELS', 'LONG_POLICIES', 'LEGACY', 'NATIVE', 'UNUSED', 'Weights', 'ModelCard', 'folder_card', 'find_model',
-           'count_weights', 'load_tokenizer', 'tokenize', 'frame', 'spans', 'translated', 'load_body', 'load_head',
-           'Encoder', 'checked', 'in_32_bits', 'check_precision', 'load_encoder', 'kept_file', 'recall', 'remember',
-           'file_hashes', 'fingerprint', 'with_max_length']
+           'count_weights', 'load_tokenizer', 'tokenize', 'frame', 'spans', 'translated', 'load_body', 'load_options',
+           'load_head', 'Encoder', 'checked', 'in_32_bits', 'check_precision', 'load_encoder', 'kept_file', 'recall',
+           'remember', 'file_hashes', 'fingerprint', 'with_max_length']
 
 # %% ../nbs/03_models.ipynb #e53377fa
 import hashlib, json, math, os
@@ -186,14 +186,16 @@ def load_body(folder:Path, # A model's folder
     cfg = AutoConfig.from_pretrained(str(folder), **safe, **translated(_config(folder, 'config.json')))
     if hasattr(cfg, 'use_cache'): cfg.use_cache = False
     model, info = AutoModel.from_pretrained(str(folder), config=cfg, dtype=dtype, attn_implementation='sdpa', use_safetensors=True,
-                                            output_loading_info=True, **safe, **_placed(device, int8))
+                                            output_loading_info=True, **safe, **load_options(device, int8))
     odd = {k: sorted(n for n in info[f'{k}_keys'] if not any(u in n for u in UNUSED)) for k in ('missing', 'unexpected')}
     odd['mismatched'] = [k[0] if isinstance(k, tuple) else k for k in info['mismatched_keys']]
     bad = '; '.join(f'{k}: {", ".join(ns[:3])}' + (f' and {len(ns)-3} more' if len(ns) > 3 else '') for k,ns in odd.items() if ns)
     if bad: raise InputError(f'its weights do not fit its configuration ({bad})')
     return model if int8 or '+' in device else model.to(device)
 
-def _placed(device, int8):
+def load_options(device:str, # 'cpu', 'cuda:N', or several of these with '+' between them
+                 int8:bool=False # Keep the linear layers' weights in 8 bits?
+                )->dict: # For `from_pretrained`
     "Options that read each weight straight to where it belongs; without accelerate a model passes through the host."
     from transformers import BitsAndBytesConfig
     quantised = dict(quantization_config=BitsAndBytesConfig(load_in_8bit=True)) if int8 else {}

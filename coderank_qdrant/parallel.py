@@ -55,12 +55,14 @@ def finish(encoder:Encoder, # The model
     try:
         if kind == 'done': return 'done', what if isinstance(what, np.ndarray) else what.cpu().numpy(), _facts(encoder, start)
     except Exception as e: kind, what = 'oom' if is_oom(e) else 'failed', f'{type(e).__name__}: {e}'
-    if kind == 'oom': free_cached(encoder)
+    if kind == 'oom': free_cached(encoder.device)
     return kind, what
 
-def free_cached(encoder):
+def free_cached(device:str # 'cpu', 'cuda:N', or several of these with '+' between them
+               ):
+    "Give back what is no longer used."
     gc.collect()
-    if encoder.device != 'cpu': torch.cuda.empty_cache()
+    if device != 'cpu': torch.cuda.empty_cache()
 
 def resident()->int: # Bytes; 0 where the system does not tell
     "Memory this process holds."
@@ -126,11 +128,13 @@ class Local(Worker):
     def send(self, job, rows):
         self.begun.append(begin(self.encoder, rows, job.exact))
         self.sent += 1
-        if self.task.empty_every and self.sent % self.task.empty_every == 0: free_cached(self.encoder)
+        if self.task.empty_every and self.sent % self.task.empty_every == 0: free_cached(self.device)
 
     def receive(self): return finish(self.encoder, self.begun.popleft())
     def replace(self): self.begun.clear()
-    def close(self): self.encoder = None
+    def close(self):
+        self.encoder, self.begun = None, deque()
+        free_cached(self.device)
 
 # %% ../nbs/10_parallel.ipynb #e78e61b8
 class Died(Exception):
@@ -153,7 +157,7 @@ def serve(fd:int # The worker's end of the socket
         begun = begin(enc, *job) if job else None
         if before: conn.send(finish(enc, before))
         before, n = begun, n + 1
-        if task.empty_every and n % task.empty_every == 0: free_cached(enc)
+        if task.empty_every and n % task.empty_every == 0: free_cached(enc.device)
     conn.send(finish(enc, before))  # after an error of its own a process is not trusted with another batch
 
 def _listen(conn, inbox):

@@ -440,8 +440,7 @@ def _carry_out(run, teams, cache, events, started, stop_after, parquet, limited)
         events('phase', phase='embedding')
         if not embed_model(m, teams.team, cache, events, count, deadline):
             run.state = 'stopped'
-            return _end(events, run, f'Stopped after {stop_after} minutes with {count.cached + count.new} of {count.total} '
-                                     'chunks saved; the same command goes on from there.')
+            return _end(events, run, f'Stopped after {stop_after} minutes; what was computed is saved, and the same command goes on from there.')
     teams.close()
     events('phase', phase='writing')
     events('write', text=f'Writing {run.jsonl.name}')
@@ -468,6 +467,8 @@ def verify_run(run:Run, # A finished run
             rows = [[*pre, *ids[s:e], *post] for s,e in spans(len(ids), m.width, m.long)]
             alone = np.concatenate([enc.embed([r]) for r in rows])
             cosines.append(float(pooled(tokens, alone) @ pooled(tokens, vs)))
+        del enc  # two large models at once are too many for a device
+        free_cached(m.placement.workers[0])
     return min(cosines)
 
 # %% ../nbs/12_pipeline.ipynb #861610c1

@@ -3,6 +3,7 @@ import json, re, shutil, sys, time
 import pytest
 from conftest import REAL, ROOT, read_jsonl, run_cli, summary_of, write_file
 from coderank_qdrant.all import *
+from coderank_qdrant.progress import dashboard_html, phases_html, report_figure, skipped_html, view_of
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')

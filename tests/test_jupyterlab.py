@@ -128,7 +128,39 @@ def test_run_all_light_and_wide(lab, chromium):
     assert 'Done after' in text and 'Time by phase' in text and 'Nothing was skipped.' in text
     assert page.eval_on_selector_all('.jp-OutputArea-output img', 'es => es.length') >= 5
     assert not page.query_selector('.coderank-card, .coderank-plain') and not errors(page)
+    search_in(page)
     page.close()
+
+def found(page):
+    "What stands below the search box."
+    return ' '.join(e.inner_text() for e in page.query_selector_all('.coderank-results'))
+
+def ask(page, question):
+    box = page.locator('.coderank-query input')
+    box.fill(question)
+    box.press('Enter')
+
+def search_in(page):
+    "Type, filter, click through."
+    page.locator('.coderank-query').scroll_into_view_if_needed()
+    ask(page, 'collection of points')
+    wait_for(page, 60, lambda: '5. ' in found(page))
+    before = found(page)
+    assert page.locator('.coderank-results mark').count() > 0 and 'part0/' in before and 'part1/' in before
+    page.locator('.coderank-subdir select').select_option(label='part1')
+    wait_for(page, 30, lambda: found(page) != before and '1. ' in found(page))
+    assert 'part1/' in found(page) and 'part0/' not in found(page)
+    whole = page.locator('.coderank-results details').first
+    whole.locator('summary').click()
+    assert len(whole.locator('pre').inner_text()) > 320
+    page.locator('.coderank-query').scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    page.screenshot(path=SHOTS/'light-1300-search.png')
+    ask(page, '???')
+    wait_for(page, 30, lambda: 'no letter' in found(page))
+    ask(page, '<img src=x onerror=alert(1)>')
+    wait_for(page, 30, lambda: '1. ' in found(page) or 'Nothing' in found(page))
+    assert not page.query_selector('.coderank-results img') and not errors(page)
 
 def test_stop_button_dark_and_narrow(lab, chromium):
     out = lab[1]/'files/output/small_corpus_embeddings'

@@ -6,7 +6,7 @@ import pytest
 from conftest import REAL, make_bert, run_cli, write_file
 from coderank_qdrant.all import *
 
-def cli(name, *args, **kw): return run_cli(*args, command=name, module='search', **kw)
+def cli(name, *args, **kw): return run_cli(*args, command=name, module=dict(coderank_index='stores').get(name, 'search'), **kw)
 
 def expected_points(out):
     summary, jsonl, cache = run_files(out)
@@ -120,7 +120,7 @@ def test_filters_are_exact(small, edge, tiny):
 # killed
 
 def start_index(out, where, *args):
-    code = 'import sys; from coderank_qdrant.search import coderank_index as c; sys.exit(c())'
+    code = 'import sys; from coderank_qdrant.stores import coderank_index as c; sys.exit(c())'
     return subprocess.Popen([sys.executable, '-c', code, str(out), '--location', str(where), '--batch', '16', *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def kill_indexer(out, where, n, seed, busy):
@@ -238,7 +238,7 @@ def test_a_cache_that_cannot_be_written_is_read(small, tmp_path):
     shutil.copytree(small, tmp_path/'out')
     for f in (tmp_path/'out').iterdir(): f.chmod(0o444)
     (tmp_path/'out').chmod(0o555)
-    code = f'import os; from coderank_qdrant.search import *; os.getuid() or os.setuid(65534); c = reading({str(tmp_path/"out/vectors.sqlite")!r}); print(len(c.__enter__()._ids))'
+    code = f'import os; from coderank_qdrant.stores import *; os.getuid() or os.setuid(65534); c = reading({str(tmp_path/"out/vectors.sqlite")!r}); print(len(c.__enter__()._ids))'
     for p in (tmp_path, *tmp_path.parents[:2]): p.chmod(0o755)
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     (tmp_path/'out').chmod(0o755)
@@ -258,7 +258,6 @@ def test_bad_searches_are_exit_2(edge, tmp_path, args, says):
     (tmp_path/'FOLDER/x').write_text('x')
     (tmp_path/'EMPTY').mkdir()
     args = [str(edge) if a == 'EDGE' else str(tmp_path/a) if a.isupper() else a for a in args]
-    code = 'import sys; from coderank_qdrant.search import *; from coderank_qdrant.pipeline import run_command; sys.exit(run_command(coderank_search.__wrapped__, sys.argv[1:]))'
     import io, contextlib
     err = io.StringIO()
     with contextlib.redirect_stderr(err): rc = run_command(coderank_search.__wrapped__, ['a query', *args])
@@ -368,7 +367,7 @@ def proxy(qdrant):
 def error(text): return json.dumps(dict(status=dict(error=text))).encode()
 
 def test_a_busy_server_is_waited_for(small, proxy, monkeypatch):
-    import coderank_qdrant.search as module
+    import coderank_qdrant.stores as module
     monkeypatch.setattr(module.time, 'sleep', lambda s: None)
     seen = []
     def fault(method, path):
@@ -403,7 +402,7 @@ def test_a_server_that_goes_away(small, own_qdrant, monkeypatch):
         with pytest.raises(InputError, match='not answering'): search('text', store, mode='sparse')
 
 def test_no_extra_is_one_sentence(tmp_path, small):
-    code = 'import sys; sys.modules["qdrant_edge"] = None; from coderank_qdrant.search import coderank_index as c; sys.exit(c())'
+    code = 'import sys; sys.modules["qdrant_edge"] = None; from coderank_qdrant.stores import coderank_index as c; sys.exit(c())'
     p = subprocess.run([sys.executable, '-c', code, str(small), '--location', str(tmp_path/'i')], capture_output=True, text=True)
     assert p.returncode == 2 and 'coderank_qdrant[qdrant]' in p.stderr.splitlines()[-1] and 'Traceback' not in p.stderr
 

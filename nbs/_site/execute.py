@@ -12,8 +12,11 @@ def execute(path, cwd):
     "Run a notebook in `cwd`; outputs and final widget states are kept in the returned notebook."
     nb = nbformat.read(path, as_version=4)
     NotebookClient(nb, timeout=3600, kernel_name='python3', resources={'metadata': {'path': str(cwd)}}).execute()
-    for c in nb.cells: c.metadata.pop('execution', None)
-    nb.metadata.pop('widgets', None)  # widgets give way to plain HTML when a run ends, so none is on show
+    for c in nb.cells:
+        c.metadata.pop('execution', None)
+        for o in c.get('outputs', ()):  # a widget without its kernel does nothing; what has HTML too is shown by that
+            if 'text/html' in o.get('data', ()): o.data.pop('application/vnd.jupyter.widget-view+json', None)
+    nb.metadata.pop('widgets', None)
     return nb
 
 def page(nb):
