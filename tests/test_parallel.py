@@ -2,7 +2,7 @@
 import json, os, random, resource, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
-from conftest import read_jsonl, run_cli, start_cli, summary_of, write_file
+from conftest import REAL, alive, all_gone, read_jsonl, run_cli, start_cli, summary_of, write_file
 
 TWO = '--devices', 'cpu,cpu'
 
@@ -58,15 +58,6 @@ def same(a, b, least=.99999):
     a, b = read_jsonl(a), read_jsonl(b)
     assert [x['id'] for x in a] == [x['id'] for x in b]
     return min(np.dot(x['embedding'], y['embedding']) for x,y in zip(a, b)) >= least
-
-def alive(pid):
-    try: return Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
-    except OSError: return False
-
-def all_gone(pids, seconds=20):
-    until = time.time() + seconds
-    while any(map(alive, pids)) and time.time() < until: time.sleep(.1)
-    return not any(map(alive, pids))
 
 def workers_of(parent):
     "The worker processes a command has now."
@@ -235,3 +226,15 @@ def test_from_a_notebook(tiny, tmp_path):
     NotebookClient(nb, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}).execute()
     assert nb.cells[-1].outputs[0]['data']['text/plain'] == "'done'"
     assert all_gone({e['pid'] for e in events(tmp_path/'out', 'batch')})
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason='the reference corpus is not beside the project')
+def test_one_worker_and_two_agree_on_the_reference_corpus(tmp_path):
+    outs = {d: tmp_path/d/'qdrant_ecosystem_embeddings.jsonl' for d in ('cpu', 'cpu,cpu')}
+    for d,f in outs.items():
+        p = run_cli(REAL, '--out', f.parent, '--profile', 'offline', '--long', 'truncate', '--devices', d, timeout=1800)
+        assert p.returncode == 0, p.stderr
+    assert same(*outs.values())
+    took = events(tmp_path/'cpu,cpu', 'batch')
+    shares = {p: sum(e['batch_tokens'] for e in took if e['pid'] == p) for p in {e['pid'] for e in took}}
+    assert len(shares) == 2 and min(shares.values()) > .4 * sum(shares.values()), shares
