@@ -161,7 +161,7 @@ def split_resolved(resolved:list, # pip's report
     return bring, sorted(upgrades)
 
 # %% ../nbs/16_kaggle.ipynb #c4508718
-PLATFORMS = 'manylinux_2_28_x86_64', 'manylinux_2_27_x86_64', 'manylinux_2_17_x86_64', 'manylinux2014_x86_64', 'linux_x86_64'
+PLATFORMS = *(f'manylinux_2_{n}_x86_64' for n in range(28, 16, -1)), 'manylinux2014_x86_64', 'linux_x86_64'  # glibc 2.28 and older, as pip would try them there
 
 def pip(*args # For pip
        )->str: # Its output; raises `InputError` with the last line of its complaint
