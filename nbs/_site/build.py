@@ -22,10 +22,15 @@ def api(cell):
     text = re.sub(r'\b(__main__|coderank_qdrant\.\w+)\.(?=[A-Z])', '', text)
     return re.sub(r'\[source\]\(/[^)]*\)(\{[^}]*\})?\s*', '', text).strip()
 
-def links(md):
+def public():
+    "Names that have an entry in the reference."
+    lists = (re.search(r'^__all__ = \[(.*?)\]', p.read_text(), re.S | re.M) for p in (ROOT/'coderank_qdrant').glob('*.py'))
+    return {n for l in lists if l for n in re.findall(r"'(\w+)'", l[1])}
+
+def links(md, known=public()):
     "README paths as paths within the site, and nbdev's links to symbols as links into the reference."
     md = re.sub(r'\]\(nbs/([\w/]+)\.ipynb\)', r'](\1.ipynb)', md)
-    def symbol(m): return m[1] if m[3].startswith('_') else f'[{m[1]}](reference.md#{m[3]})'
+    def symbol(m): return f'[{m[1]}](reference.md#{m[3]})' if m[3] in known else m[1]
     return re.sub(r'\[(`[^`]+`)\]\((?:https?://[^)#]*)?/(\w+)\.html#(\w+)\)', symbol, md)
 
 def normalise(cells, reference):
