@@ -32,7 +32,7 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/bench_engine.py
 	$(BIN)/python tests/bench_pipeline.py
 	$(BIN)/python tests/bench_search.py
-	$(BIN)/python tests/bench_search.py --points 10000 --quantize
+	$(BIN)/python tests/bench_search.py --points 10000
 
 # needs a GPU: memory predicted and measured, speed, for models of the mission's shapes
 gpu: $(VENV)/installed

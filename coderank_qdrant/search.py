@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MODES', 'LONGEST_QUERY', 'RRF_K', 'DENSE_SHARE', 'FUSIONS', 'RANK_SYSTEM', 'RANK_PREFIX', 'RANK_SUFFIX',
            'place_query', 'query_model', 'query_vector', 'question_embedder', 'check_query', 'query_lists',
-           'best_first', 'distinct_texts', 'fuse_ranks', 'fuse_scores', 'ranked_texts', 'fetch_hits', 'word_spans',
-           'snippet', 'marked', 'Hits', 'read_ranking', 'sliding_windows', 'rank_listwise', 'rank_prompt',
-           'listwise_ranker', 'pairwise_ranker', 'find_ranker', 'rerank_hits', 'search', 'SearchBox', 'search_box',
-           'coderank_search']
+           'best_first', 'distinct_texts', 'fuse_ranks', 'dense_share', 'stretched', 'fuse_scores', 'ranked_texts',
+           'fetch_hits', 'word_spans', 'snippet', 'marked', 'Hits', 'read_ranking', 'sliding_windows', 'rank_listwise',
+           'rank_prompt', 'listwise_ranker', 'pairwise_ranker', 'find_ranker', 'rerank_hits', 'search', 'SearchBox',
+           'search_box', 'coderank_search']
 
 # %% ../nbs/14_search.ipynb #03425d97
 import re, sys
@@ -123,7 +123,7 @@ def query_lists(query:str, # What is asked
 
 # %% ../nbs/14_search.ipynb #15837c29
 RRF_K = 60
-DENSE_SHARE = .5
+DENSE_SHARE = .1, .5  # what vectors count where the words are sure, and where they are not
 FUSIONS = 'scores', 'ranks'
 
 def best_first(scores:dict, # text hash: score
@@ -154,19 +154,30 @@ def fuse_ranks(rankings:dict, # vector name: {text hash: score}, best first
         for rank,h in enumerate(r, 1): total[h] = total.get(h, 0) + 1 / (k + rank)
     return best_first(total)
 
-def fuse_scores(rankings:dict, # vector name: {text hash: score}, best first; 'bm25' has the words
-                share:float=DENSE_SHARE # How much vectors count; words count the rest
+def dense_share(words:dict, # text hash: score of its words, best first
+                share:tuple=DENSE_SHARE, # The least and the most
+                page:int=10 # The text whose score is held against the best
+               )->float: # How much vectors count; words count the rest
+    "Vectors count the more, the less the words tell the best text from the tenth."
+    least, most = share
+    scores = list(words.values())
+    return least + (most - least) * (scores[page-1] / scores[0] if len(scores) >= page else 0)
+
+def stretched(scores:dict # text hash: score
+             )->dict: # The same from 0 to 1
+    "Scores on a scale of their own list."
+    low, high = min(scores.values()), max(scores.values())
+    return {h: (s - low) / (high - low) if high > low else 1. for h,s in scores.items()}
+
+def fuse_scores(rankings:dict # vector name: {text hash: score}, best first; 'bm25' has the words
                )->dict: # text hash: score, best first; at most 1
-    "A weighted sum of scores, each as a part of the best its list has."
+    "A weighted sum of scores: vectors on a scale of their list, words as a part of the best."
     dense, words = {}, rankings.get('bm25', {})
-    last = 1.
-    for name,r in rankings.items():
-        if name == 'bm25' or not r: continue
-        part = {h: (s + 1) / (max(r.values()) + 1) for h,s in r.items()}
-        last = min(last, *part.values())
-        for h,p in part.items(): dense[h] = max(p, dense.get(h, 0))
+    for r in (r for name,r in rankings.items() if name != 'bm25' and r):
+        for h,s in stretched(r).items(): dense[h] = max(s, dense.get(h, 0))
+    share = dense_share(words) if dense and words else float(bool(dense))
     most = max(words.values(), default=1)
-    return best_first({h: share * dense.get(h, last if dense else 0) + (1 - share) * words.get(h, 0) / most for h in {**dense, **words}})
+    return best_first({h: share * dense.get(h, 0) + (1 - share) * words.get(h, 0) / most for h in {**dense, **words}})
 
 def ranked_texts(store, # A store that is open
                  lists:list, # From `query_lists`
@@ -177,9 +188,9 @@ def ranked_texts(store, # A store that is open
                 )->list: # (text hash, score), best first
     "The texts that answer a question."
     depth = max(depth, wanted) if len(lists) > 1 else wanted
-    n, exact = 2 * depth, store.count() < EXACT_BELOW
+    n = 2 * depth
     while True:
-        found = store.query(lists, n, where, exact)
+        found = store.query(lists, n, where)
         if n >= 10_000 or all(len(ps) < n or len({h for *_,h in ps}) > depth for ps in found): break
         n *= 4
     found = {name: distinct_texts(ps, depth) for (name,_),ps in zip(lists, found)}
