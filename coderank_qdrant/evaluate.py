@@ -66,15 +66,17 @@ def read_queries(path # A JSONL file of questions
     return list(found.values())
 
 def check_known(questions:list, # From `read_queries` or `make_queries`
-                store # A store that is open
-               ): # Raises `InputError` where a judged text is not in the collection
+                store, # A store that is open
+                strict:bool=True # Refuse them?
+               )->int: # Questions with a judged text that is not there; raises `InputError`
     "See that what is to be found is there."
     wanted = {h: q['qid'] for q in questions for h,g in q['judgments'].items() if g}
     there, hashes = set(), list(wanted)
     for i in range(0, len(hashes), 500): there |= {p['text_hash'] for p in store.matching({'text_hash': hashes[i:i+500]}, ['text_hash'])}
-    lost = [h for h in hashes if h not in there]
-    if lost: raise InputError(f'{len(lost)} judged texts are not in the collection, the first is {lost[0]} of question {wanted[lost[0]]}. '
+    lost = {h: None for h in hashes if h not in there}
+    if lost and (strict or len(lost) == len(wanted)): raise InputError(f'{len(lost)} judged texts are not in the collection, the first is {next(iter(lost))} of question {wanted[next(iter(lost))]}. '
                               'Are the questions for another corpus?')
+    return sum(any(g and h in lost for h,g in q['judgments'].items()) for q in questions)
 
 # %% ../nbs/15_evaluate.ipynb #cd976019
 _fence = re.compile(r'^(```|~~~).*?(^\1|\Z)', re.M | re.S)
@@ -225,6 +227,7 @@ def evaluate(location, # A folder, http://HOST:PORT of a server, or a store that
              modes=MODES, # Modes to compare
              collection:str=None, # Name of the collection on a server
              api_key:str=None, # The server's key
+             strict:bool=True, # Refuse judged texts that are not there? Else they count as not found
              **kwargs # For `ask_all`: `fusion`, `models_dir`, `model`, `device`
             )->Evaluation: # Raises `InputError`
     "Say how good the answers of a collection are."
@@ -233,8 +236,9 @@ def evaluate(location, # A folder, http://HOST:PORT of a server, or a store that
     asked = [q for q in questions if any(q['judgments'].values())]
     if not asked: raise InputError('No question has a text of grade 1 or 2; there is nothing to find.')
     with opened(location, api_key, collection) as store:
-        check_known(asked, store)
+        lost = check_known(asked, store, strict)
         scores, notes = ask_all(asked, store, modes, **kwargs)
+    if lost: notes['A judged text is not in the collection and counts as not found'] = lost
     if len(asked) < len(questions): notes['No text of grade 1 or 2, left out'] = len(questions) - len(asked)
     return Evaluation(asked, scores, notes)
 
@@ -275,19 +279,20 @@ def compare(root, # Folder of chunk files
         found[Path(p).name] = evaluate(folder/'index', questions, models_dir=kwargs.get('models_dir'), model=p if Path(p).is_dir() else None)
     return found
 
-SETTINGS = {'as it is': {}, 'navigation left out': dict(navigation='omit'), 'titles in front': dict(titles=True)}
+SETTINGS = {'as it is': {}, 'navigation left out': dict(navigation='omit'), 'titles in front': dict(titles=True), 'words as they stand': dict(tokenizer='word')}
 
 def compare_settings(out, # Output folder of a finished run, or a `Run`
                      place, # Folder for the collections
+                     questions:list=None, # Questions; made from the run by default
                      settings:dict=SETTINGS, # name: arguments of `index_run`
-                     most:int=100, # Questions of each kind
+                     most:int=100, # Questions of each kind that are made
                      **kwargs # For `evaluate`
                     )->dict: # name: (points, `Evaluation`), of the same questions
     "Index a run in several ways, and ask each the same."
-    questions, found = make_queries(out, most), {}
+    questions, found = questions or make_queries(out, most), {}
     for i,(name,kw) in enumerate(settings.items()):
         points = index_run(out, Path(place)/f'settings{i}', **kw)['points']
-        found[name] = points, evaluate(Path(place)/f'settings{i}', questions, **kwargs)
+        found[name] = points, evaluate(Path(place)/f'settings{i}', questions, strict=False, **kwargs)
     return found
 
 def settings_table(found:dict # From `compare_settings`

@@ -168,7 +168,7 @@ def test_filters_are_exact(small, edge, tiny):
 # killed
 
 def start_index(out, where, *args):
-    code = 'import sys; from coderank_qdrant.stores import coderank_index as c; sys.exit(c())'
+    code = 'import sys; from coderank_qdrant.stores import *; EdgeStore.segment = 500; sys.exit(coderank_index())'
     return subprocess.Popen([sys.executable, '-c', code, str(out), '--location', str(where), '--batch', '16', *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def kill_indexer(out, where, n, seed, busy):
