@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['K', 'METRICS', 'SETTINGS', 'dcg', 'score_answers', 'check_question', 'read_queries', 'check_known', 'headings',
            'docstrings', 'identifiers', 'phrases', 'known_items', 'topics', 'make_queries', 'write_queries',
-           'split_lists', 'ask_all', 'interval', 'Evaluation', 'evaluate', 'plot_modes', 'compare', 'compare_settings',
-           'settings_table', 'coderank_compare', 'coderank_evaluate']
+           'split_lists', 'ask_all', 'interval', 'Evaluation', 'evaluate', 'plot_modes', 'compare', 'coderank_compare',
+           'compare_settings', 'settings_table', 'coderank_evaluate']
 
 # %% ../nbs/15_evaluate.ipynb #039ac5aa
 import re, sys
@@ -65,6 +65,7 @@ def read_queries(path # A JSONL file of questions
     if not found: raise InputError(f'{path} has no question in it.')
     return list(found.values())
 
+# %% ../nbs/15_evaluate.ipynb #e63e557e
 def check_known(questions:list, # From `read_queries` or `make_queries`
                 store, # A store that is open
                 strict:bool=True # Refuse them?
@@ -126,6 +127,7 @@ def known_items(lines:dict, # text hash: line of the JSONL
         asked.add(h)
         yield p, {h: 2, **({after[h]: 1} if h in after else {})}
 
+# %% ../nbs/15_evaluate.ipynb #c7a978b4
 def topics(lines:dict, # text hash: line of the JSONL
            rng # A random generator of numpy
           ): # Yields (phrase, judgments), of different documents
@@ -138,6 +140,7 @@ def topics(lines:dict, # text hash: line of the JSONL
     items = sorted((p, js[0]) for p,js in named.items() if len(js) == 1)
     yield from (items[i] for i in rng.permutation(len(items)))
 
+# %% ../nbs/15_evaluate.ipynb #ca365dde
 def make_queries(out, # Output folder of a finished run, or a `Run`
                  most:int=100, # Questions of each kind, at the most
                  seed:int=0 # Of the choice among them
@@ -279,6 +282,25 @@ def compare(root, # Folder of chunk files
         found[Path(p).name] = evaluate(folder/'index', questions, models_dir=kwargs.get('models_dir'), model=p if Path(p).is_dir() else None)
     return found
 
+# %% ../nbs/15_evaluate.ipynb #9ec2f15b
+@command
+def coderank_compare(input:str=None, # Folder of chunk files; the demo corpus by default
+                     out:str='output/compare', # Folder for runs, collections, the table and the figure
+                     profiles:str='offline', # Profiles to compare, with commas between
+                     most:int=100, # Questions of each kind
+                     models_dir:str=None # Folder with a folder of weights for each model
+                    ):
+    "Compare modes and models on questions made from a corpus: a table and a figure."
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    found = compare(input or demo_corpus(out), out, profiles.split(','), most, models_dir=models_dir)
+    for name,ev in found.items():
+        print(name, ev, *(f'hybrid is better than {b} by {m:.3f} ({lo:.3f} to {hi:.3f}) in {METRICS[0]}' for b in ('dense', 'sparse')
+                          for m,lo,hi in [ev.gain('hybrid', b)]), sep='\n')
+    (out/'compare.png').write_bytes(plot_modes(found)._repr_png_())
+    write_json(out/'compare.json', {name: [ev.summary(m) for m in ev.scores] for name,ev in found.items()})
+
+# %% ../nbs/15_evaluate.ipynb #1792812f
 SETTINGS = {'as it is': {}, 'navigation left out': dict(navigation='omit'), 'titles in front': dict(titles=True), 'words as they stand': dict(tokenizer='word')}
 
 def compare_settings(out, # Output folder of a finished run, or a `Run`
@@ -304,23 +326,7 @@ def settings_table(found:dict # From `compare_settings`
         rows.append([name, points, *(f'{m} {v:.3f}, {d.mean():+.3f} ({lo:+.3f} to {hi:+.3f})' for m,v,d in gains for lo,hi in [interval(d)])])
     return rows
 
-@command
-def coderank_compare(input:str=None, # Folder of chunk files; the demo corpus by default
-                     out:str='output/compare', # Folder for runs, collections, the table and the figure
-                     profiles:str='offline', # Profiles to compare, with commas between
-                     most:int=100, # Questions of each kind
-                     models_dir:str=None # Folder with a folder of weights for each model
-                    ):
-    "Compare modes and models on questions made from a corpus: a table and a figure."
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    found = compare(input or demo_corpus(out), out, profiles.split(','), most, models_dir=models_dir)
-    for name,ev in found.items():
-        print(name, ev, *(f'hybrid is better than {b} by {m:.3f} ({lo:.3f} to {hi:.3f}) in {METRICS[0]}' for b in ('dense', 'sparse')
-                          for m,lo,hi in [ev.gain('hybrid', b)]), sep='\n')
-    (out/'compare.png').write_bytes(plot_modes(found)._repr_png_())
-    write_json(out/'compare.json', {name: [ev.summary(m) for m in ev.scores] for name,ev in found.items()})
-
+# %% ../nbs/15_evaluate.ipynb #ff5c8c44
 @command
 def coderank_evaluate(location:str=None, # A folder, or http://HOST:PORT of a server (needed)
                       queries:str=None, # JSONL of questions with judgments (needed)
@@ -330,11 +336,12 @@ def coderank_evaluate(location:str=None, # A folder, or http://HOST:PORT of a se
                       models_dir:str=None, # Folder with a folder of weights for each model
                       model:str=None, # Folder or hub id of the collection's model, where it is not a registered one
                       device:str='auto', # Where models run: auto, cpu or cuda:N
+                      fusion:str='scores', # How lists become one: scores or ranks
                       json:bool=False # Print the three numbers as JSON
                      ):
     "Say how good the answers of a collection are, for questions with judgments."
     if not location or not queries: raise InputError('Say where and what: --location FOLDER or http://HOST:PORT, and --queries FILE.jsonl.')
-    ev = evaluate(location, queries, [mode], collection, api_key, models_dir=models_dir, model=model, device=device)
+    ev = evaluate(location, queries, [mode], collection, api_key, models_dir=models_dir, model=model, device=device, fusion=fusion)
     if not json: print(ev); return
     for n,c in ev.notes.items(): print(f'{n} ({c} questions)', file=sys.stderr)
     sys.stdout.buffer.write(orjson.dumps(ev.summary(mode), option=orjson.OPT_INDENT_2) + b'\n')

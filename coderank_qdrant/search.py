@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODES', 'LONGEST_QUERY', 'RRF_K', 'DENSE_SHARE', 'FUSIONS', 'RANK_SYSTEM', 'RANK_PREFIX', 'RANK_SUFFIX',
            'place_query', 'query_model', 'query_vector', 'question_embedder', 'check_query', 'query_lists',
-           'best_first', 'distinct_texts', 'fuse_ranks', 'dense_share', 'stretched', 'fuse_scores', 'ranked_texts',
+           'best_first', 'distinct_texts', 'fuse_ranks', 'stretched', 'dense_share', 'fuse_scores', 'ranked_texts',
            'fetch_hits', 'word_spans', 'snippet', 'marked', 'Hits', 'read_ranking', 'sliding_windows', 'rank_listwise',
            'rank_prompt', 'listwise_ranker', 'pairwise_ranker', 'find_ranker', 'rerank_hits', 'search', 'SearchBox',
            'search_box', 'coderank_search']
@@ -42,6 +42,7 @@ def place_query(name:str, # The model's name
         except DoesNotFit as e: why.append(e)
     raise why[0]
 
+# %% ../nbs/14_search.ipynb #d9cd7b97
 @lru_cache(maxsize=4)
 def _loaded(card, folder, device, state):
     "A model, kept for the next question."
@@ -64,6 +65,7 @@ def query_model(name:str, # Short name of a model, as the collection has it
         raise InputError(f'the weights of {name} that were found are not those the collection was made with')
     return _loaded(card, folder, device, _state(folder))
 
+# %% ../nbs/14_search.ipynb #8c10acd1
 def query_vector(encoder:Encoder, # From `query_model`
                  tokenizer, # The same
                  query:str # What is asked
@@ -122,10 +124,6 @@ def query_lists(query:str, # What is asked
     return lists, notes
 
 # %% ../nbs/14_search.ipynb #15837c29
-RRF_K = 60
-DENSE_SHARE = .1, .5  # what vectors count where the words are sure, and where they are not
-FUSIONS = 'scores', 'ranks'
-
 def best_first(scores:dict, # text hash: score
                ties:float=1e-6 # Scores this near, as a part of the larger, are one: 32-bit sums in another order differ by less
               )->dict: # The same, best first; texts of one score in the order of their hashes
@@ -145,6 +143,9 @@ def distinct_texts(points:list, # (id, score, text hash), best first
     for _,score,h in points: best[h] = max(score, best.get(h, score))
     return dict(list(best_first(best).items())[:most])
 
+# %% ../nbs/14_search.ipynb #964e9433
+RRF_K = 60
+
 def fuse_ranks(rankings:dict, # vector name: {text hash: score}, best first
                k:int=RRF_K # The larger, the less the first ranks count
               )->dict: # text hash: score, best first
@@ -153,6 +154,16 @@ def fuse_ranks(rankings:dict, # vector name: {text hash: score}, best first
     for r in rankings.values():
         for rank,h in enumerate(r, 1): total[h] = total.get(h, 0) + 1 / (k + rank)
     return best_first(total)
+
+# %% ../nbs/14_search.ipynb #7420fdca
+def stretched(scores:dict # text hash: score
+             )->dict: # The same from 0 to 1
+    "Scores on a scale of their own list."
+    low, high = min(scores.values()), max(scores.values())
+    return {h: (s - low) / (high - low) if high > low else 1. for h,s in scores.items()}
+
+# %% ../nbs/14_search.ipynb #37e3f3d4
+DENSE_SHARE = .1, .5  # what vectors count where the words are sure, and where they are not
 
 def dense_share(words:dict, # text hash: score of its words, best first
                 share:tuple=DENSE_SHARE, # The least and the most
@@ -163,22 +174,22 @@ def dense_share(words:dict, # text hash: score of its words, best first
     scores = list(words.values())
     return least + (most - least) * (scores[page-1] / scores[0] if len(scores) >= page else 0)
 
-def stretched(scores:dict # text hash: score
-             )->dict: # The same from 0 to 1
-    "Scores on a scale of their own list."
-    low, high = min(scores.values()), max(scores.values())
-    return {h: (s - low) / (high - low) if high > low else 1. for h,s in scores.items()}
+# %% ../nbs/14_search.ipynb #31fb0658
+FUSIONS = 'scores', 'ranks'
 
-def fuse_scores(rankings:dict # vector name: {text hash: score}, best first; 'bm25' has the words
+def fuse_scores(rankings:dict, # vector name: {text hash: score}, best first; 'bm25' has the words
+                share:float=None # How much vectors count; `dense_share` of the words by default
                )->dict: # text hash: score, best first; at most 1
     "A weighted sum of scores: vectors on a scale of their list, words as a part of the best."
     dense, words = {}, rankings.get('bm25', {})
     for r in (r for name,r in rankings.items() if name != 'bm25' and r):
         for h,s in stretched(r).items(): dense[h] = max(s, dense.get(h, 0))
-    share = dense_share(words) if dense and words else float(bool(dense))
+    if not (dense and words): share = float(bool(dense))
+    elif share is None: share = dense_share(words)
     most = max(words.values(), default=1)
     return best_first({h: share * dense.get(h, 0) + (1 - share) * words.get(h, 0) / most for h in {**dense, **words}})
 
+# %% ../nbs/14_search.ipynb #9ad30dbf
 def ranked_texts(store, # A store that is open
                  lists:list, # From `query_lists`
                  wanted:int, # Texts wanted
@@ -234,6 +245,7 @@ def word_spans(text:str, # A hit's text
         if known[w] is not None: found.append((m.start(), m.end(), known[w]))
     return found
 
+# %% ../nbs/14_search.ipynb #aecbf5ee
 def snippet(text:str, # A hit's text
             spans:list, # From `word_spans`
             width:int=320 # Characters at the most
@@ -244,6 +256,7 @@ def snippet(text:str, # A hit's text
     if start: start = next((m.end() for m in re.finditer(r'\s', text[start:best[0]])), 0) + start
     return start, min(start + width, len(text))
 
+# %% ../nbs/14_search.ipynb #9ab174f9
 def marked(text:str, # A hit's text
            spans:list, # From `word_spans`
            start:int, end:int, # The stretch to show
@@ -316,8 +329,10 @@ def rank_listwise(texts:list, # Candidates, best first
 # %% ../nbs/14_search.ipynb #5bd91dcb
 RANK_SYSTEM = ('You are CodeRanker, an intelligent code reviewer that can analyze doc strings and rank code snippets '
                'based on their relevance to the doc string.')
+
 RANK_PREFIX = ('I will provide you with {n} code snippets, each indicated by a numerical identifier []. Rank the code snippets '
                'based on their relevance to the functionality described by the following doc string: {query}.\n')
+
 RANK_SUFFIX = ('Doc String: {query}.\nRank the {n} code snippets above based on their relevance to the functionality described by '
                'the doc string. All the code snippets should be included and listed using identifiers, in descending order of '
                'relevance. The output format should be [] > [], e.g., [2] > [1]. Only respond with the ranking results, do not '
@@ -332,6 +347,7 @@ def rank_prompt(query:str, # What is asked
     return [dict(role='system', content=RANK_SYSTEM),
             dict(role='user', content=RANK_PREFIX.format(n=len(texts), query=query) + body + RANK_SUFFIX.format(n=len(texts), query=query))]
 
+# %% ../nbs/14_search.ipynb #e9d836c7
 def listwise_ranker(folder, # A generative model's folder
                     device:str='cpu', # 'cpu' or 'cuda:N'
                     precision:str='fp32', # A key of `DTYPES`
@@ -369,6 +385,7 @@ def pairwise_ranker(folder, # A cross-encoder's folder
     if model.num_labels != 1: raise InputError(f'it gives {model.num_labels} numbers for a pair instead of one score')
     return lambda query, texts: np.argsort(-model.predict([(query, t) for t in texts], show_progress_bar=False), kind='stable').tolist()
 
+# %% ../nbs/14_search.ipynb #2cecc6ce
 @lru_cache(maxsize=1)
 def find_ranker(name:str, # CodeRankLLM, or the folder or hub id of a reranker
                 models_dir=None, # Folder with a folder of weights for each model
@@ -384,6 +401,7 @@ def find_ranker(name:str, # CodeRankLLM, or the folder or hub id of a reranker
     except Exception as e: raise InputError(f'The reranker {name} cannot be loaded: {sentence_of(e)}.') from e
     raise InputError(f'{name} is no reranker: its configuration names {kinds[0] or "no architecture"}. A cross-encoder or CodeRankLLM is needed.')
 
+# %% ../nbs/14_search.ipynb #30a4095f
 def rerank_hits(hits:list, # Best first
                 query:str, # What was asked
                 ranker # Function of (query, texts): places, best first

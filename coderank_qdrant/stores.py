@@ -6,11 +6,11 @@
 __all__ = ['FORMAT_OF_COLLECTION', 'NAVIGATION', 'TOKENIZERS', 'KEYWORDS', 'EXACT_BELOW', 'GRAPH', 'EF', 'BUSY', 'MARK',
            'edge_library', 'bm25_model', 'text_words', 'query_words', 'run_files', 'read_lines', 'reading',
            'survey_run', 'describe_run', 'why_not_same', 'is_navigation', 'make_point', 'make_points', 'sentence_of',
-           'EdgeStore', 'can_pass', 'retried', 'server_address', 'ServerStore', 'open_store', 'opened', 'prepare_store',
-           'send_points', 'check_points', 'index_run', 'coderank_index', 'print_json']
+           'Store', 'EdgeStore', 'can_pass', 'retried', 'server_address', 'ServerStore', 'open_store', 'opened',
+           'prepare_store', 'send_points', 'check_points', 'index_run', 'coderank_index', 'print_json']
 
 # %% ../nbs/13_stores.ipynb #57030f1c
-import os, random, re, shutil, sys, time
+import os, random, re, shutil, sys, time, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 import numpy as np, orjson, sqlite3
-from fastcore.basics import chunked
+from fastcore.basics import chunked, patch
 from .chunks import *
 from .places import *
 from .cache import *
@@ -198,14 +198,24 @@ def _told(where, why):
         if not (type(e) is Exception or type(e).__module__.startswith(('qdrant_client', 'httpx', 'httpcore', 'h2'))): raise
         raise InputError(f'{where} {why(e)}.') from e
 
+class Store:
+    "What both kinds of store are: open until closed, with a description in `about`, or None where there is no collection yet."
+    about = None
+    def __enter__(self): return self
+    def __exit__(self, *args): self.close()
+    def _do(self, call, *args, **kw):
+        "Call a library; raises `InputError`, saying where and why."
+        with _told(self.place, self._why): return call(*args, **kw)
+
 # %% ../nbs/13_stores.ipynb #fadbec92
-class EdgeStore:
+class EdgeStore(Store):
     "A collection in a folder, searched in this process."
-    segment = 10_000  # points; what is written since the last segment was closed is in memory
+    segment = 10_000  # points; what was written since a segment was closed last is in memory
     def __init__(self,
         path # The folder; raises `InputError` if it is something else, damaged, or open elsewhere
     ):
-        self.path, self.name, self.shard, self.qe, self.open = Path(path), str(path), None, edge_library(), 0
+        self.path = self.place = Path(path)
+        self.name, self.shard, self.qe, self.open = str(path), None, edge_library(), 0
         self.about = self._read_about()
         if self.about: self._load()
 
@@ -222,135 +232,10 @@ class EdgeStore:
         if 'WouldBlock' in str(e): return 'is in use by another process. Wait for it, or name another --location'
         return f'cannot be used: {sentence_of(e)}. Remove it and index again; what it holds is in the run'
 
-    def _load(self, config=None):
-        with _told(self.path, self._why): self.shard = self.qe.EdgeShard.load(str(self.path/'shard'), config)
-
-    def _vector_params(self, m, quantization):
-        qe = self.qe
-        return qe.EdgeVectorParams(m['dimension'], qe.Distance.Cosine, memory=qe.Memory.Cold,
-            multivector_config=qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim) if m['windows'] else None,
-            quantization_config=qe.ScalarQuantizationConfig(qe.ScalarType.Int8, quantile=.99, memory=qe.Memory.Cold) if quantization else None)
-
-    def _config(self, graph=False, merge=False):
-        "Everything in files; vectors with a graph, or without; segments that stay as they are, or become one."
-        qe, cold, models, a = self.qe, self.qe.Memory.Cold, self.about['models'], self.about
-        most = self.segment * max(m['dimension'] for m in models.values()) * 4 // 1024  # KB
-        return qe.EdgeConfig(vectors={n: self._vector_params(m, a['quantization']) for n,m in models.items()},
-            sparse_vectors={'bm25': qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf, memory=cold)}, payload_memory=cold, id_tracker_memory=cold,
-            hnsw_config=qe.HnswIndexConfig(m=GRAPH['m'] if graph else 0, ef_construct=GRAPH['ef_construct'], full_scan_threshold=10_000, memory=cold),
-            optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=1000, max_segment_size=2**40 if merge else most))
-
-    def _settle(self, merge):
-        "Open the index with the settings for loading it, or for searching in it."
-        config = self._config(self.count() >= EXACT_BELOW, merge)
-        self.close()
-        self._load(config)
-
-    def create(self, about):
-        "An empty collection of this description."
-        qe, part = self.qe, self.path/'.shard.part'
-        keyword = qe.KeywordIndexParams(memory=qe.Memory.Cold)
-        self.path.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)
-        write_json(self.path/'collection.json', about)
-        self.about = about
-        with _told(self.path, self._why):
-            shard = qe.EdgeShard.create(str(part), self._config())
-            for k in KEYWORDS: shard.update(qe.UpdateOperation.create_field_index(k, keyword))
-            shard.flush()
-            shard.close()
-        part.rename(self.path/'shard')
-        self._load()
-
-    def drop(self):
-        self.close()
-        for p in self.path/'shard', self.path/'.shard.part': shutil.rmtree(p, ignore_errors=True)
-        (self.path/'collection.json').unlink(missing_ok=True)
-        self.about = None
-
-    def upsert(self, points):
-        qe = self.qe
-        made = [qe.Point(p['id'], {p['name']: p['vector'], 'bm25': qe.SparseVector(*p['words'])}, p['payload']) for p in points]
-        with _told(self.path, self._why): self.shard.update(qe.UpdateOperation.upsert_points(made))
-        self.open += len(made)
-        if self.open >= self.segment: self._close_segment()
-
-    def delete(self, ids):
-        with _told(self.path, self._why): self.shard.update(self.qe.UpdateOperation.delete_points(list(map(int, ids))))
-
-    def ids(self, size=5000):
-        for r in self._scroll(None, False, size): yield r.id
-
-    def _scroll(self, where, payload, size=1000):
-        offset = None
-        while True:
-            req = self.qe.ScrollRequest(offset=offset, limit=size, filter=self._filter(where), with_payload=payload, with_vector=False)
-            with _told(self.path, self._why): rs, offset = self.shard.scroll(req)
-            yield from rs
-            if offset is None: return
-
-    def payloads(self, ids):
-        with _told(self.path, self._why): rs = self.shard.retrieve(list(ids), with_payload=True, with_vector=False)
-        return {r.id: r.payload for r in rs}
-
-    def vectors(self, ids, name):
-        with _told(self.path, self._why): rs = self.shard.retrieve(list(ids), with_payload=False, with_vector=[name])
-        return {r.id: np.atleast_2d(np.array(r.vector[name], np.float32)) for r in rs if name in (r.vector or {})}
-
-    def matching(self, where, keys):
-        "The named parts of the payload of all points a filter lets through."
-        return [r.payload for r in self._scroll(where, list(keys))]
-
-    def values(self, key, most=20):
-        qe = self.qe
-        with _told(self.path, self._why): return [h.value for h in self.shard.facet(qe.FacetRequest(key, limit=most)).hits]
-
-    def count(self, where=None):
-        with _told(self.path, self._why): return self.shard.count(self.qe.CountRequest(filter=self._filter(where), exact=True))
-
-    def _filter(self, where):
-        qe = self.qe
-        if not where: return None
-        return qe.Filter(must=[qe.FieldCondition(k, match=qe.MatchAny(list(vs))) for k,vs in where.items()])
-
-    def _params(self, name, exact):
-        qe = self.qe
-        if name == 'bm25': return None
-        fine = qe.QuantizationSearchParams(rescore=True, oversampling=2.) if self.about['quantization'] else None
-        return qe.SearchParams(exact=exact, hnsw_ef=None if exact else EF, quantization=None if exact else fine)
-
-    def query(self, lists, limit, where=None, exact=None):
-        "The best points of each list, in one request: (id, score, text hash)."
-        qe, exact = self.qe, self.count() < EXACT_BELOW if exact is None else exact
-        def one(name, v):
-            v = qe.SparseVector(*v) if name == 'bm25' else list(map(float, v))
-            return qe.QueryRequest(limit=limit, query=qe.Query.Nearest(v, name), filter=self._filter(where), params=self._params(name, exact),
-                                   with_payload=['text_hash'])
-        with _told(self.path, self._why): found = self.shard.query_batch(qe.QueryBatchRequest([one(*l) for l in lists]))
-        return [[(p.id, p.score, p.payload['text_hash']) for p in ps] for ps in found]
-
-    def loading(self):
-        "Segments are closed one by one while points come in, and left alone."
-        self._settle(merge=False)
-
-    def finish(self):
-        "Segments become one, with a graph where there are enough points for it to be quicker."
-        self._settle(merge=True)
-        self._close_segment()
-
-    def _close_segment(self):
-        "What is in memory goes into files."
-        with _told(self.path, self._why):
-            self.shard.flush()
-            self.shard.optimize()
-            self.shard.flush()
-        self.open = 0
-
+    def _load(self, config=None): self.shard = self._do(self.qe.EdgeShard.load, str(self.path/'shard'), config)
     def close(self):
         if self.shard: self.shard.close()
         self.shard = None
-    def __enter__(self): return self
-    def __exit__(self, *args): self.close()
 
 # %% ../nbs/13_stores.ipynb #894fc7ff
 BUSY = 408, 429, 500, 502, 503, 504
@@ -384,7 +269,7 @@ def server_address(location:str # http://HOST:PORT, perhaps with /collections/NA
 # %% ../nbs/13_stores.ipynb #d8084c45
 MARK = 'coderank_qdrant'
 
-class ServerStore:
+class ServerStore(Store):
     "A collection on a Qdrant server."
     def __init__(self,
         location, # http://HOST:PORT, perhaps with /collections/NAME
@@ -393,11 +278,10 @@ class ServerStore:
         timeout=30 # Seconds to wait for an answer
     ):
         self.url, named = server_address(location)
+        self.place, self.collection, self.tries = self.url, collection or named, 6
         try: from qdrant_client import QdrantClient, models
         except ImportError: raise InputError('A server needs qdrant-client: pip install "coderank_qdrant[qdrant]".') from None
         self.m, key = models, api_key or os.environ.get('QDRANT_API_KEY') or None
-        self.collection, self.tries = collection or named, 6
-        import warnings
         with warnings.catch_warnings(), _told(self.url, self._why):
             warnings.simplefilter('ignore')
             self.client = QdrantClient(self.url, api_key=key, timeout=timeout, check_compatibility=False)
@@ -428,100 +312,8 @@ class ServerStore:
         if MARK not in there: raise InputError(f'{self.name} was not made by coderank_index and is left alone. Name another with --collection.')
         return there[MARK]
 
-    def _do(self, call, *args, **kw):
-        with _told(self.url, self._why): return retried(lambda: call(*args, **kw), self.tries)
-
-    def _vector_params(self, d, quantization):
-        m = self.m
-        return m.VectorParams(size=d['dimension'], distance=m.Distance.COSINE,
-            multivector_config=m.MultiVectorConfig(comparator=m.MultiVectorComparator.MAX_SIM) if d['windows'] else None,
-            quantization_config=m.ScalarQuantization(scalar=m.ScalarQuantizationConfig(type=m.ScalarType.INT8, quantile=.99, always_ram=True)) if quantization else None)
-
-    def create(self, about):
-        m, version = self.m, self._do(self.client.info).version
-        if tuple(map(int, version.split('.')[:2])) < (1, 16): raise InputError(
-            f'{self.url} is Qdrant {version}, which keeps no description of a collection; 1.16 or newer is needed.')
-        self._do(self.client.create_collection, self.collection, metadata={MARK: about},
-                 vectors_config={n: self._vector_params(d, about['quantization']) for n,d in about['models'].items()},
-                 sparse_vectors_config={'bm25': m.SparseVectorParams(modifier=m.Modifier.IDF)},
-                 hnsw_config=m.HnswConfigDiff(**GRAPH), optimizers_config=m.OptimizersConfigDiff(indexing_threshold=0))
-        self.about = about
-
-    def drop(self):
-        self._do(self.client.delete_collection, self.collection)
-        self.about = None
-
-    def upsert(self, points):
-        m = self.m
-        made = [m.PointStruct(id=p['id'], vector={p['name']: p['vector'], 'bm25': m.SparseVector(indices=p['words'][0], values=p['words'][1])},
-                              payload=p['payload']) for p in points]
-        self._do(self.client.upsert, self.collection, made, wait=True)
-
-    def delete(self, ids):
-        self._do(self.client.delete, self.collection, self.m.PointIdsList(points=list(map(int, ids))), wait=True)
-
-    def ids(self, size=5000):
-        for r in self._scroll(None, False, size): yield r.id
-
-    def _scroll(self, where, payload, size=1000):
-        offset = None
-        while True:
-            rs, offset = self._do(self.client.scroll, self.collection, scroll_filter=self._filter(where), limit=size, offset=offset,
-                                  with_payload=payload, with_vectors=False)
-            yield from rs
-            if offset is None: return
-
-    def payloads(self, ids):
-        return {r.id: r.payload for r in self._do(self.client.retrieve, self.collection, list(ids), with_payload=True, with_vectors=False)}
-
-    def vectors(self, ids, name):
-        rs = self._do(self.client.retrieve, self.collection, list(ids), with_payload=False, with_vectors=[name])
-        return {r.id: np.atleast_2d(np.array(r.vector[name], np.float32)) for r in rs if name in (r.vector or {})}
-
-    def matching(self, where, keys): return [r.payload for r in self._scroll(where, list(keys))]
-    def values(self, key, most=20): return [h.value for h in self._do(self.client.facet, self.collection, key, limit=most).hits]
-    def count(self, where=None): return self._do(self.client.count, self.collection, count_filter=self._filter(where), exact=True).count
-
-    def _filter(self, where):
-        m = self.m
-        if not where: return None
-        return m.Filter(must=[m.FieldCondition(key=k, match=m.MatchAny(any=list(vs))) for k,vs in where.items()])
-
-    def _params(self, name, exact):
-        m = self.m
-        if name == 'bm25': return None
-        fine = m.QuantizationSearchParams(rescore=True, oversampling=2.) if self.about['quantization'] else None
-        return m.SearchParams(exact=exact, hnsw_ef=None if exact else EF, quantization=None if exact else fine)
-
-    def query(self, lists, limit, where=None, exact=None):
-        m, exact = self.m, self.count() < EXACT_BELOW if exact is None else exact
-        def one(name, v):
-            v = m.SparseVector(indices=v[0], values=v[1]) if name == 'bm25' else list(map(float, v))
-            return m.QueryRequest(query=v, using=name, limit=limit, filter=self._filter(where), params=self._params(name, exact),
-                                  with_payload=['text_hash'])
-        found = self._do(self.client.query_batch_points, self.collection, [one(*l) for l in lists])
-        return [[(p.id, p.score, p.payload['text_hash']) for p in r.points] for r in found]
-
-    def loading(self):
-        "The index is off while points come in, the payload's indexes are there from the start."
-        self._do(self.client.update_collection, self.collection, optimizers_config=self.m.OptimizersConfigDiff(indexing_threshold=0))
-        for k in KEYWORDS: self._do(self.client.create_payload_index, self.collection, k, self.m.PayloadSchemaType.KEYWORD, wait=True)
-
-    def finish(self, patience=3600):
-        "The index is on again; wait until the server has built it."
-        m, end, status = self.m, time.time() + patience, None
-        while status != m.CollectionStatus.GREEN:
-            if status in (None, m.CollectionStatus.GREY):  # grey: a server that was started anew waits for a nudge
-                self._do(self.client.update_collection, self.collection, optimizers_config=m.OptimizersConfigDiff(indexing_threshold=10_000))
-            else: time.sleep(.2)
-            c = self._do(self.client.get_collection, self.collection)
-            status, error = c.status, getattr(c.optimizer_status, 'error', None)
-            if error: raise InputError(f'{self.name} cannot build its index: {error}.')
-            if time.time() > end: raise InputError(f'{self.name} is still building its index after {patience // 60} minutes; the points are all there.')
-
+    def _do(self, call, *args, **kw): return super()._do(retried, lambda: call(*args, **kw), self.tries)
     def close(self): self.client.close()
-    def __enter__(self): return self
-    def __exit__(self, *args): self.close()
 
 # %% ../nbs/13_stores.ipynb #d0d19fa9
 def open_store(location, # A folder, or http://HOST:PORT of a server
@@ -547,6 +339,280 @@ def opened(location, # As for `open_store`, or a store that is open already
             what = f'collection {store.collection}' if getattr(store, 'collection', None) else 'collection of coderank_index'
             raise InputError(f'There is no {what} at {location}. Make one with coderank_index OUT --location {location}.')
         yield store
+
+# %% ../nbs/13_stores.ipynb #b3f5a1c8
+@patch
+def _vector_params(self:EdgeStore, m, quantization):
+    qe = self.qe
+    return qe.EdgeVectorParams(m['dimension'], qe.Distance.Cosine, memory=qe.Memory.Cold,
+        multivector_config=qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim) if m['windows'] else None,
+        quantization_config=qe.ScalarQuantizationConfig(qe.ScalarType.Int8, quantile=.99, memory=qe.Memory.Cold) if quantization else None)
+
+@patch
+def _config(self:EdgeStore, graph=False, merge=False):
+    "Everything in files; vectors with a graph, or without; segments that stay as they are, or become one."
+    qe, cold, models, about = self.qe, self.qe.Memory.Cold, self.about['models'], self.about
+    most = self.segment * max(m['dimension'] for m in models.values()) * 4 // 1024  # KB
+    return qe.EdgeConfig(vectors={n: self._vector_params(m, about['quantization']) for n,m in models.items()},
+        sparse_vectors={'bm25': qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf, memory=cold)}, payload_memory=cold, id_tracker_memory=cold,
+        hnsw_config=qe.HnswIndexConfig(m=GRAPH['m'] if graph else 0, ef_construct=GRAPH['ef_construct'], full_scan_threshold=10_000, memory=cold),
+        optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=1000, max_segment_size=2**40 if merge else most))
+
+@patch
+def create(self:EdgeStore,
+           about:dict # From `describe_run`
+          ): # Raises `InputError`
+    "Make an empty collection of this description."
+    part, self.about = self.path/'.shard.part', about
+    self.path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(part, ignore_errors=True)
+    write_json(self.path/'collection.json', about)
+    shard = self._do(self.qe.EdgeShard.create, str(part), self._config())
+    keyword = self.qe.KeywordIndexParams(memory=self.qe.Memory.Cold)
+    for k in KEYWORDS: self._do(shard.update, self.qe.UpdateOperation.create_field_index(k, keyword))
+    self._do(shard.flush)
+    shard.close()
+    part.rename(self.path/'shard')
+    self._load()
+
+@patch
+def drop(self:EdgeStore):
+    "Remove the collection."
+    self.close()
+    for p in self.path/'shard', self.path/'.shard.part': shutil.rmtree(p, ignore_errors=True)
+    (self.path/'collection.json').unlink(missing_ok=True)
+    self.about = None
+
+# %% ../nbs/13_stores.ipynb #c94e7d10
+@patch
+def _vector_params(self:ServerStore, d, quantization):
+    m = self.m
+    return m.VectorParams(size=d['dimension'], distance=m.Distance.COSINE,
+        multivector_config=m.MultiVectorConfig(comparator=m.MultiVectorComparator.MAX_SIM) if d['windows'] else None,
+        quantization_config=m.ScalarQuantization(scalar=m.ScalarQuantizationConfig(type=m.ScalarType.INT8, quantile=.99, always_ram=True)) if quantization else None)
+
+@patch
+def create(self:ServerStore,
+           about:dict # From `describe_run`
+          ): # Raises `InputError`
+    "Make an empty collection of this description."
+    m, version = self.m, self._do(self.client.info).version
+    if tuple(map(int, version.split('.')[:2])) < (1, 16): raise InputError(
+        f'{self.url} is Qdrant {version}, which keeps no description of a collection; 1.16 or newer is needed.')
+    self._do(self.client.create_collection, self.collection, metadata={MARK: about},
+             vectors_config={n: self._vector_params(d, about['quantization']) for n,d in about['models'].items()},
+             sparse_vectors_config={'bm25': m.SparseVectorParams(modifier=m.Modifier.IDF)},
+             hnsw_config=m.HnswConfigDiff(**GRAPH), optimizers_config=m.OptimizersConfigDiff(indexing_threshold=0))
+    self.about = about
+
+@patch
+def drop(self:ServerStore):
+    "Remove the collection."
+    self._do(self.client.delete_collection, self.collection)
+    self.about = None
+
+# %% ../nbs/13_stores.ipynb #9e04c7b2
+@patch
+def upsert(self:EdgeStore,
+           points:list # From `make_points`
+          ): # Raises `InputError`, for a vector of another length too
+    "Write points; those that are there are replaced."
+    qe = self.qe
+    made = [qe.Point(p['id'], {p['name']: p['vector'], 'bm25': qe.SparseVector(*p['words'])}, p['payload']) for p in points]
+    self._do(self.shard.update, qe.UpdateOperation.upsert_points(made))
+    self.open += len(made)
+    if self.open >= self.segment: self._close_segment()
+
+@patch
+def delete(self:EdgeStore, ids:list): # Point ids
+    "Remove points."
+    self._do(self.shard.update, self.qe.UpdateOperation.delete_points(list(map(int, ids))))
+
+@patch
+def _filter(self:EdgeStore, where):
+    qe = self.qe
+    return qe.Filter(must=[qe.FieldCondition(k, match=qe.MatchAny(list(vs))) for k,vs in where.items()]) if where else None
+
+@patch
+def _page(self:EdgeStore, where, payload, size, offset):
+    req = self.qe.ScrollRequest(offset=offset, limit=size, filter=self._filter(where), with_payload=payload, with_vector=False)
+    return self._do(self.shard.scroll, req)
+
+@patch
+def _retrieve(self:EdgeStore, ids, payload, vector): return self._do(self.shard.retrieve, list(ids), with_payload=payload, with_vector=vector)
+
+@patch
+def values(self:EdgeStore, key:str, most:int=20)->list: # A key of `KEYWORDS`; values at the most
+    "The values that a key of the payload has, the frequent ones first."
+    return [h.value for h in self._do(self.shard.facet, self.qe.FacetRequest(key, limit=most)).hits]
+
+@patch
+def count(self:EdgeStore, where:dict=None)->int: # A filter
+    "How many points there are."
+    return self._do(self.shard.count, self.qe.CountRequest(filter=self._filter(where), exact=True))
+
+# %% ../nbs/13_stores.ipynb #f1a6d839
+@patch
+def upsert(self:ServerStore,
+           points:list # From `make_points`
+          ): # Raises `InputError`, for a vector of another length too
+    "Write points; those that are there are replaced."
+    m = self.m
+    made = [m.PointStruct(id=p['id'], payload=p['payload'], vector={p['name']: p['vector'], 'bm25': m.SparseVector(indices=p['words'][0], values=p['words'][1])})
+            for p in points]
+    self._do(self.client.upsert, self.collection, made, wait=True)
+
+@patch
+def delete(self:ServerStore, ids:list): # Point ids
+    "Remove points."
+    self._do(self.client.delete, self.collection, self.m.PointIdsList(points=list(map(int, ids))), wait=True)
+
+@patch
+def _filter(self:ServerStore, where):
+    m = self.m
+    return m.Filter(must=[m.FieldCondition(key=k, match=m.MatchAny(any=list(vs))) for k,vs in where.items()]) if where else None
+
+@patch
+def _page(self:ServerStore, where, payload, size, offset):
+    return self._do(self.client.scroll, self.collection, scroll_filter=self._filter(where), limit=size, offset=offset, with_payload=payload, with_vectors=False)
+
+@patch
+def _retrieve(self:ServerStore, ids, payload, vector):
+    return self._do(self.client.retrieve, self.collection, list(ids), with_payload=payload, with_vectors=vector)
+
+@patch
+def values(self:ServerStore, key:str, most:int=20)->list: # A key of `KEYWORDS`; values at the most
+    "The values that a key of the payload has, the frequent ones first."
+    return [h.value for h in self._do(self.client.facet, self.collection, key, limit=most).hits]
+
+@patch
+def count(self:ServerStore, where:dict=None)->int: # A filter
+    "How many points there are."
+    return self._do(self.client.count, self.collection, count_filter=self._filter(where), exact=True).count
+
+# %% ../nbs/13_stores.ipynb #3b8d5c06
+@patch
+def _scroll(self:Store, where, payload, size=1000):
+    offset = None
+    while True:
+        rs, offset = self._page(where, payload, size, offset)
+        yield from rs
+        if offset is None: return
+
+@patch
+def ids(self:Store):
+    "The ids of all points, one at a time."
+    for r in self._scroll(None, False, 5000): yield r.id
+
+@patch
+def matching(self:Store,
+             where:dict, # A filter
+             keys:list # Keys of the payload
+            )->list: # A dictionary a point
+    "Those parts of the payload of all points a filter lets through."
+    return [r.payload for r in self._scroll(where, list(keys))]
+
+@patch
+def payloads(self:Store, ids:list)->dict: # Point ids; those that are not there are left out
+    "id: payload."
+    return {r.id: r.payload for r in self._retrieve(ids, True, False)}
+
+@patch
+def vectors(self:Store,
+            ids:list, # Point ids
+            name:str # A model's short name
+           )->dict: # id: float32, shape (windows, dim)
+    "The vectors of points, of those that have one of this name."
+    return {r.id: np.atleast_2d(np.array(r.vector[name], np.float32)) for r in self._retrieve(ids, False, [name]) if name in (r.vector or {})}
+
+# %% ../nbs/13_stores.ipynb #48f3d2b7
+@patch
+def _params(self:EdgeStore, name, exact):
+    qe = self.qe
+    if name == 'bm25': return None
+    fine = qe.QuantizationSearchParams(rescore=True, oversampling=2.) if self.about['quantization'] else None
+    return qe.SearchParams(exact=exact, hnsw_ef=None if exact else EF, quantization=None if exact else fine)
+
+@patch
+def _ask(self:EdgeStore, lists, limit, where, exact):
+    qe = self.qe
+    def one(name, v):
+        v = qe.SparseVector(*v) if name == 'bm25' else list(map(float, v))
+        return qe.QueryRequest(limit=limit, query=qe.Query.Nearest(v, name), filter=self._filter(where), params=self._params(name, exact), with_payload=['text_hash'])
+    return self._do(self.shard.query_batch, qe.QueryBatchRequest([one(*l) for l in lists]))
+
+# %% ../nbs/13_stores.ipynb #7d1e6fa0
+@patch
+def _params(self:ServerStore, name, exact):
+    m = self.m
+    if name == 'bm25': return None
+    fine = m.QuantizationSearchParams(rescore=True, oversampling=2.) if self.about['quantization'] else None
+    return m.SearchParams(exact=exact, hnsw_ef=None if exact else EF, quantization=None if exact else fine)
+
+@patch
+def _ask(self:ServerStore, lists, limit, where, exact):
+    m = self.m
+    def one(name, v):
+        v = m.SparseVector(indices=v[0], values=v[1]) if name == 'bm25' else list(map(float, v))
+        return m.QueryRequest(query=v, using=name, limit=limit, filter=self._filter(where), params=self._params(name, exact), with_payload=['text_hash'])
+    return [r.points for r in self._do(self.client.query_batch_points, self.collection, [one(*l) for l in lists])]
+
+# %% ../nbs/13_stores.ipynb #b0c4a96e
+@patch
+def query(self:Store,
+          lists:list, # (vector name, vector) pairs; the words' vector is (numbers, weights)
+          limit:int, # Points of each list
+          where:dict=None, # A filter
+          exact:bool=None # Compare every vector? By default, where there are fewer than `EXACT_BELOW`
+         )->list: # Of a list for each: (id, score, text hash), best first
+    "The best points of each list, in one request."
+    exact = self.count() < EXACT_BELOW if exact is None else exact
+    return [[(p.id, p.score, p.payload['text_hash']) for p in ps] for ps in self._ask(lists, limit, where, exact)]
+
+# %% ../nbs/13_stores.ipynb #0f6b2d95
+@patch
+def _settle(self:EdgeStore, merge):
+    "Open the index with the settings for loading it, or for searching in it."
+    config = self._config(self.count() >= EXACT_BELOW, merge)
+    self.close()
+    self._load(config)
+
+@patch
+def _close_segment(self:EdgeStore):
+    "What is in memory goes into files."
+    for step in self.shard.flush, self.shard.optimize, self.shard.flush: self._do(step)
+    self.open = 0
+
+@patch
+def loading(self:EdgeStore):
+    "Segments are closed one by one while points come in, and left alone."
+    self._settle(merge=False)
+
+@patch
+def finish(self:EdgeStore):
+    "Segments become one, with a graph where there are enough points for it to be quicker."
+    self._settle(merge=True)
+    self._close_segment()
+
+# %% ../nbs/13_stores.ipynb #d35c8a1f
+@patch
+def loading(self:ServerStore):
+    "The graph is off while points come in, the payload's indexes are there from the start."
+    self._do(self.client.update_collection, self.collection, optimizers_config=self.m.OptimizersConfigDiff(indexing_threshold=0))
+    for k in KEYWORDS: self._do(self.client.create_payload_index, self.collection, k, self.m.PayloadSchemaType.KEYWORD, wait=True)
+
+@patch
+def finish(self:ServerStore, patience:int=3600): # Seconds; raises `InputError` after that
+    "The graph is on again; wait until the server has built it."
+    m, end, status = self.m, time.time() + patience, None
+    while status != m.CollectionStatus.GREEN:
+        if status in (None, m.CollectionStatus.GREY):  # grey: a server that was started anew waits for a nudge
+            self._do(self.client.update_collection, self.collection, optimizers_config=m.OptimizersConfigDiff(indexing_threshold=10_000))
+        else: time.sleep(.2)
+        c = self._do(self.client.get_collection, self.collection)
+        status, error = c.status, getattr(c.optimizer_status, 'error', None)
+        if error: raise InputError(f'{self.name} cannot build its index: {error}.')
+        if time.time() > end: raise InputError(f'{self.name} is still building its index after {patience // 60} minutes; the points are all there.')
 
 # %% ../nbs/13_stores.ipynb #1b881aaa
 def prepare_store(store, # A store that is open
