@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DOCS', 'CODE', 'posix', 'repair_text', 'text_hash', 'chunk_id', 'point_id', 'mark', 'enrich', 'Chunk', 'html_table',
-           'new_figure', 'link_share']
+           'new_figure', 'link_spans', 'link_share']
 
 # %% ../nbs/00_chunks.ipynb #886c49f4
 import hashlib, re
@@ -114,8 +114,13 @@ CODE = {'.py': 'python', '.pyi': 'python', '.ipynb': 'json', '.json': 'json', '.
 # %% ../nbs/00_chunks.ipynb #3515ca7f
 _link = re.compile(r'!?\[[^\[\]]*\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\s+"[^"\n]*")?\s*\)|!?\[[^\[\]]*\]\[[^\[\]]*\]|<?https?://[^\s<>()]+>?')
 
+def link_spans(text:str # Markdown or plain
+              )->list: # (start, end) of each link, markup and all
+    "Where the links of a text are."
+    return [m.span() for m in _link.finditer(text)]
+
 def link_share(text:str # A chunk's text, Markdown or plain
               )->float: # Between 0, no link, and 1, nothing but links
     "The part of a text's characters, spaces aside, that stands in links."
     solid = lambda s: len(''.join(s.split()))
-    return sum(solid(m[0]) for m in _link.finditer(text)) / max(solid(text), 1)
+    return sum(solid(text[s:e]) for s,e in link_spans(text)) / max(solid(text), 1)

@@ -6,9 +6,9 @@
 __all__ = ['MODES', 'LONGEST_QUERY', 'RRF_K', 'DENSE_SHARE', 'FUSIONS', 'RANK_SYSTEM', 'RANK_PREFIX', 'RANK_SUFFIX',
            'place_query', 'query_model', 'query_vector', 'question_embedder', 'check_query', 'query_lists',
            'best_first', 'distinct_texts', 'fuse_ranks', 'stretched', 'dense_share', 'fuse_scores', 'ranked_texts',
-           'fetch_hits', 'word_spans', 'snippet', 'marked', 'Hits', 'read_ranking', 'sliding_windows', 'rank_listwise',
-           'rank_prompt', 'listwise_ranker', 'pairwise_ranker', 'find_ranker', 'rerank_hits', 'search', 'SearchBox',
-           'search_box', 'coderank_search']
+           'fetch_hits', 'word_spans', 'best_stretch', 'snippet', 'marked', 'Hits', 'read_ranking', 'sliding_windows',
+           'rank_listwise', 'rank_prompt', 'listwise_ranker', 'pairwise_ranker', 'find_ranker', 'rerank_hits', 'search',
+           'SearchBox', 'search_box', 'coderank_search']
 
 # %% ../nbs/14_search.ipynb #03425d97
 import re, sys
@@ -246,14 +246,24 @@ def word_spans(text:str, # A hit's text
     return found
 
 # %% ../nbs/14_search.ipynb #aecbf5ee
+def best_stretch(text:str, # A hit's text
+                 spans:list, # From `word_spans`
+                 width:int # Characters
+                )->int: # Where it starts
+    "The stretch with most of the question's words in it; of several, the one with the fewest links."
+    links = np.zeros(len(text) + width)
+    for s,e in link_spans(text): links[s:e] = 1
+    words = lambda at: len({w for s,e,w in spans if at <= s and e <= at + width})
+    return max((s for s,*_ in spans), key=lambda at: (words(at), -links[at:at+width].sum(), -at), default=0)
+
 def snippet(text:str, # A hit's text
             spans:list, # From `word_spans`
             width:int=320 # Characters at the most
-           )->tuple: # (start, end) of the stretch with most of the question's words
-    "The part of a text to show."
-    best = max(spans, key=lambda a: (len({w for s,e,w in spans if a[0] <= s and e <= a[0] + width}), -a[0]), default=(0, 0, 0))
-    start = max(min(best[0] - width // 6, len(text) - width), 0)
-    if start: start = next((m.end() for m in re.finditer(r'\s', text[start:best[0]])), 0) + start
+           )->tuple: # (start, end)
+    "The part of a text to show: its best stretch, with a little of what comes before."
+    best = best_stretch(text, spans, width - width // 6)
+    start = max(min(best - width // 6, len(text) - width), 0)
+    if start: start = next((m.end() for m in re.finditer(r'\s', text[start:best])), best - start) + start
     return start, min(start + width, len(text))
 
 # %% ../nbs/14_search.ipynb #9ab174f9
