@@ -17,10 +17,10 @@ def run_cli(*args, command='coderank_embed', module='pipeline', timeout=900, **k
     code = f'import sys; from coderank_qdrant.{module} import {command} as c; sys.exit(c())'
     return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, timeout=timeout, **kw)
 
-def start_cli(*args):
+def start_cli(*args, env=None):
     "The embedding command, started and left running."
     code = 'import sys; from coderank_qdrant.pipeline import coderank_embed as c; sys.exit(c())'
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
 
 def read_jsonl(path): return [json.loads(l) for l in Path(path).read_text(encoding='utf-8').splitlines()]
 def summary_of(out, name): return json.loads((Path(out)/SUMMARY.format(name)).read_text())

@@ -29,7 +29,8 @@ if 'FAULT' in os.environ:
         if where.startswith('over'): hit = len(rows) * max(map(len, rows)) > int(where[4:])
         elif where.startswith('id'): hit = any(int(where[2:]) in r for r in rows)
         else: hit = seen[0] >= int(where) and first()
-        if not hit: return real(encoder, rows, exact)
+        if hit and kind == 'slow': time.sleep(.5)
+        if not hit or kind == 'slow': return real(encoder, rows, exact)
         forward, p.Encoder.forward = p.Encoder.forward, bad
         try: return real(encoder, rows, exact)
         finally: p.Encoder.forward = forward
@@ -155,8 +156,8 @@ def test_a_worker_that_hangs_is_replaced(tiny):
     finally: close_team(team)
 
 @pytest.mark.parametrize('times', [1, 2])
-def test_interrupted(times, tiny, subset, undisturbed, tmp_path):
-    p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *TWO)
+def test_interrupted(times, tiny, subset, undisturbed, faulty, tmp_path):
+    p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *TWO, env=faulty('slow:over0'))  # so that there is something to interrupt
     wait_for(p, lambda: computing(tmp_path/'out'))
     pids = workers_of(p.pid)
     for _ in range(times): p.send_signal(signal.SIGINT)
