@@ -6,45 +6,6 @@ from conftest import REAL, alive, all_gone, read_jsonl, run_cli, start_cli, summ
 
 TWO = '--devices', 'cpu,cpu'
 
-FAULTS = '''
-# Makes a batch go wrong, from outside. FAULT is a kind, a colon, and which batches: a number (once in all processes),
-# 'over' and a number of tokens, or 'id' and a token.
-import os, signal, sys, time
-if 'FAULT' in os.environ:
-    import torch, coderank_qdrant.parallel as p
-    kind, _, where = os.environ['FAULT'].partition(':')
-    real, seen = p.begin, [0]
-    def first():
-        try: return os.close(os.open(os.environ['FAULT_ONCE'], os.O_CREAT | os.O_EXCL)) is None
-        except FileExistsError: return False
-    class Odd(Exception):
-        def __init__(self): super().__init__('an odd one'); self.no_pickle = lambda: 0
-    def bad(self, rows):
-        if kind == 'oom': raise torch.cuda.OutOfMemoryError('CUDA out of memory (made up)')
-        if kind == 'odd': raise Odd()
-        if kind == 'kill': os.kill(os.getpid(), signal.SIGKILL)
-        if kind == 'nan': return torch.full((len(rows), self.card.dim), float('nan'))
-    def begin(encoder, rows, exact=False):
-        seen[0] += 1
-        if where.startswith('over'): hit = len(rows) * max(map(len, rows)) > int(where[4:])
-        elif where.startswith('id'): hit = any(int(where[2:]) in r for r in rows)
-        else: hit = seen[0] >= int(where) and first()
-        if hit and kind == 'slow': time.sleep(.5)
-        if not hit or kind == 'slow': return real(encoder, rows, exact)
-        forward, p.Encoder.forward = p.Encoder.forward, bad
-        try: return real(encoder, rows, exact)
-        finally: p.Encoder.forward = forward
-    p.begin = begin
-'''
-
-@pytest.fixture(scope='module')
-def faulty(tmp_path_factory):
-    "An environment in which every Python process makes the fault that FAULT names."
-    folder = tmp_path_factory.mktemp('faults')
-    (folder/'sitecustomize.py').write_text(FAULTS)
-    marks = iter(range(1000))
-    return lambda fault: {**os.environ, 'PYTHONPATH': str(folder), 'FAULT': fault, 'FAULT_ONCE': str(folder/f'mark{next(marks)}')}
-
 @pytest.fixture(scope='module')
 def undisturbed(tiny, subset, tmp_path_factory):
     "The output of one worker that nothing happens to."

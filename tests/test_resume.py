@@ -62,9 +62,9 @@ def test_killed_at_twenty_random_moments(subset, tmp_path):
     killed_and_continued(args, out, [after_seconds(rng.uniform(.5, max(took / 3, 16))) for _ in range(20)], 'subset')
     assert_undisturbed(ref, out, 'subset')
 
-def test_interrupted_is_saved_and_exit_130(subset, tiny, tmp_path):
+def test_interrupted_is_saved_and_exit_130(subset, tiny, faulty, tmp_path):
     out = tmp_path/'out'
-    p = start_cli(subset, '--profile', tiny, '--out', out)
+    p = start_cli(subset, '--profile', tiny, '--out', out, env=faulty('slow:over0'))
     after_batches(out, 3)(p)
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)
