@@ -696,6 +696,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'coderank_qdrant.search.dense_share': ('search.html#dense_share', 'coderank_qdrant/search.py'),
                                         'coderank_qdrant.search.distinct_texts': ( 'search.html#distinct_texts',
                                                                                    'coderank_qdrant/search.py'),
+                                        'coderank_qdrant.search.enough_texts': ('search.html#enough_texts', 'coderank_qdrant/search.py'),
                                         'coderank_qdrant.search.fetch_hits': ('search.html#fetch_hits', 'coderank_qdrant/search.py'),
                                         'coderank_qdrant.search.find_ranker': ('search.html#find_ranker', 'coderank_qdrant/search.py'),
                                         'coderank_qdrant.search.fuse_ranks': ('search.html#fuse_ranks', 'coderank_qdrant/search.py'),

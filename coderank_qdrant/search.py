@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MODES', 'LONGEST_QUERY', 'RRF_K', 'DENSE_SHARE', 'FUSIONS', 'RANK_SYSTEM', 'RANK_PREFIX', 'RANK_SUFFIX',
            'place_query', 'query_model', 'query_vector', 'question_embedder', 'check_query', 'query_lists',
-           'best_first', 'distinct_texts', 'fuse_ranks', 'stretched', 'dense_share', 'fuse_scores', 'ranked_texts',
-           'fetch_hits', 'word_spans', 'best_stretch', 'snippet', 'marked', 'Hits', 'read_ranking', 'sliding_windows',
-           'rank_listwise', 'rank_prompt', 'listwise_ranker', 'pairwise_ranker', 'find_ranker', 'rerank_hits', 'search',
-           'SearchBox', 'search_box', 'coderank_search']
+           'best_first', 'distinct_texts', 'fuse_ranks', 'stretched', 'dense_share', 'fuse_scores', 'enough_texts',
+           'ranked_texts', 'fetch_hits', 'word_spans', 'best_stretch', 'snippet', 'marked', 'Hits', 'read_ranking',
+           'sliding_windows', 'rank_listwise', 'rank_prompt', 'listwise_ranker', 'pairwise_ranker', 'find_ranker',
+           'rerank_hits', 'search', 'SearchBox', 'search_box', 'coderank_search']
 
 # %% ../nbs/14_search.ipynb #03425d97
 import re, sys
@@ -167,7 +167,7 @@ DENSE_SHARE = .1, .5  # what vectors count where the words are sure, and where t
 
 def dense_share(words:dict, # text hash: score of its words, best first
                 share:tuple=DENSE_SHARE, # The least and the most
-                page:int=10 # The text whose score is held against the best
+                page:int=10 # The place in the list whose score is held against the best
                )->float: # How much vectors count; words count the rest
     "Vectors count the more, the less the words tell the best text from the tenth."
     least, most = share
@@ -185,11 +185,19 @@ def fuse_scores(rankings:dict, # vector name: {text hash: score}, best first; 'b
     for r in (r for name,r in rankings.items() if name != 'bm25' and r):
         for h,s in stretched(r).items(): dense[h] = max(s, dense.get(h, 0))
     if not (dense and words): share = float(bool(dense))
-    elif share is None: share = dense_share(words)
+    elif share is None: share = dense_share(words, page=min(10, len(dense)))  # of fewer texts, the last
     most = max(words.values(), default=1)
     return best_first({h: share * dense.get(h, 0) + (1 - share) * words.get(h, 0) / most for h in {**dense, **words}})
 
 # %% ../nbs/14_search.ipynb #9ad30dbf
+def enough_texts(points:list, # (id, score, text hash), best first
+                 most:int, # Texts wanted
+                 ties:float=1e-6 # As for `best_first`
+                )->bool: # False where more points could change which texts are the best
+    "Whether a list reaches beyond the texts that are wanted, and beyond their last score."
+    scores = list(distinct_texts(points).values())
+    return len(scores) > most and scores[most-1] - points[-1][1] > ties * abs(scores[most-1])
+
 def ranked_texts(store, # A store that is open
                  lists:list, # From `query_lists`
                  wanted:int, # Texts wanted
@@ -202,7 +210,7 @@ def ranked_texts(store, # A store that is open
     n = 2 * depth
     while True:
         found = store.query(lists, n, where)
-        if n >= 10_000 or all(len(ps) < n or len({h for *_,h in ps}) > depth for ps in found): break
+        if n >= 10_000 or all(len(ps) < n or enough_texts(ps, depth) for ps in found): break
         n *= 4
     found = {name: distinct_texts(ps, depth) for (name,_),ps in zip(lists, found)}
     fuse = fuse_scores if fusion == 'scores' else fuse_ranks

@@ -109,6 +109,15 @@ def test_answers_are_those_of_brute_force(small, edge, tiny):
             hits = search(q, store, 10, mode='dense', models_dir=tiny.parent)
             assert [round(h.score, 4) for h in hits] == [round(s, 4) for s in sorted(scores.values(), reverse=True)[:10]]
 
+def test_texts_of_one_score_have_one_order(tiny, tmp_path, qdrant):
+    "Three hundred texts that the words cannot tell apart: the same ten come first in both stores, however many are asked for."
+    write_file(tmp_path/'c', 'docs/a_chunks.json', [f'alpha number{i}' for i in range(300)])
+    run = embed_corpus(tmp_path/'c', tmp_path/'out', profile=str(tiny))
+    first = sorted(r['metadata']['text_hash'] for r in read_lines(run.jsonl))
+    for where in tmp_path/'index', qdrant.url:
+        index_run(run, where, collection='ties')
+        for n in 1, 10, 120: assert [h.metadata['text_hash'] for h in search('alpha', where, n, mode='sparse', collection='ties')] == first[:n]
+
 def test_segments_change_no_answer(small, edge, tiny, tmp_path, monkeypatch):
     "Closed every 150 points, overwritten and deleted across segments, and made one again: the same points and the same answers."
     import coderank_qdrant.stores as module
