@@ -1,5 +1,5 @@
 "What the tests share: small real models, corpora, and the command as people run it."
-import json, os, shutil, subprocess, sys, tempfile, time
+import json, os, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 import pytest
 
@@ -20,7 +20,8 @@ def run_cli(*args, command='coderank_embed', module='pipeline', timeout=900, **k
 def start_cli(*args, env=None):
     "The embedding command, started and left running."
     code = 'import sys; from coderank_qdrant.pipeline import coderank_embed as c; sys.exit(c())'
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # it is ignored in what a shell runs in the background
 
 def read_jsonl(path): return [json.loads(l) for l in Path(path).read_text(encoding='utf-8').splitlines()]
 def summary_of(out, name): return json.loads((Path(out)/SUMMARY.format(name)).read_text())
