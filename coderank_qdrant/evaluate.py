@@ -74,9 +74,9 @@ def check_known(questions:list, # From `read_queries` or `make_queries`
     wanted = {h: q['qid'] for q in questions for h,g in q['judgments'].items() if g}
     there, hashes = set(), list(wanted)
     for i in range(0, len(hashes), 500): there |= {p['text_hash'] for p in store.matching({'text_hash': hashes[i:i+500]}, ['text_hash'])}
-    lost = {h: None for h in hashes if h not in there}
-    if lost and (strict or len(lost) == len(wanted)): raise InputError(f'{len(lost)} judged texts are not in the collection, the first is {next(iter(lost))} of question {wanted[next(iter(lost))]}. '
-                              'Are the questions for another corpus?')
+    lost = [h for h in hashes if h not in there]
+    if lost and (strict or len(lost) == len(wanted)): raise InputError(
+        f'{len(lost)} judged texts are not in the collection, the first is {lost[0]} of question {wanted[lost[0]]}. Are the questions for another corpus?')
     return sum(any(g and h in lost for h,g in q['judgments'].items()) for q in questions)
 
 # %% ../nbs/15_evaluate.ipynb #cd976019

@@ -215,7 +215,7 @@ class EdgeStore(Store):
         path # The folder; raises `InputError` if it is something else, damaged, or open elsewhere
     ):
         self.path = self.place = Path(path)
-        self.name, self.shard, self.qe, self.open = str(path), None, edge_library(), 0
+        self.name, self.shard, self.lib, self.open = str(path), None, edge_library(), 0
         self.about = self._read_about()
         if self.about: self._load()
 
@@ -232,7 +232,7 @@ class EdgeStore(Store):
         if 'WouldBlock' in str(e): return 'is in use by another process. Wait for it, or name another --location'
         return f'cannot be used: {sentence_of(e)}. Remove it and index again; what it holds is in the run'
 
-    def _load(self, config=None): self.shard = self._do(self.qe.EdgeShard.load, str(self.path/'shard'), config)
+    def _load(self, config=None): self.shard = self._do(self.lib.EdgeShard.load, str(self.path/'shard'), config)
     def close(self):
         if self.shard: self.shard.close()
         self.shard = None
@@ -281,7 +281,7 @@ class ServerStore(Store):
         self.place, self.collection, self.tries = self.url, collection or named, 6
         try: from qdrant_client import QdrantClient, models
         except ImportError: raise InputError('A server needs qdrant-client: pip install "coderank_qdrant[qdrant]".') from None
-        self.m, key = models, api_key or os.environ.get('QDRANT_API_KEY') or None
+        self.lib, key = models, api_key or os.environ.get('QDRANT_API_KEY') or None
         with warnings.catch_warnings(), _told(self.url, self._why):
             warnings.simplefilter('ignore')
             self.client = QdrantClient(self.url, api_key=key, timeout=timeout, check_compatibility=False)
@@ -343,7 +343,7 @@ def opened(location, # As for `open_store`, or a store that is open already
 # %% ../nbs/13_stores.ipynb #b3f5a1c8
 @patch
 def _vector_params(self:EdgeStore, m, quantization):
-    qe = self.qe
+    qe = self.lib
     return qe.EdgeVectorParams(m['dimension'], qe.Distance.Cosine, memory=qe.Memory.Cold,
         multivector_config=qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim) if m['windows'] else None,
         quantization_config=qe.ScalarQuantizationConfig(qe.ScalarType.Int8, quantile=.99, memory=qe.Memory.Cold) if quantization else None)
@@ -351,7 +351,7 @@ def _vector_params(self:EdgeStore, m, quantization):
 @patch
 def _config(self:EdgeStore, graph=False, merge=False):
     "Everything in files; vectors with a graph, or without; segments that stay as they are, or become one."
-    qe, cold, models, about = self.qe, self.qe.Memory.Cold, self.about['models'], self.about
+    qe, cold, models, about = self.lib, self.lib.Memory.Cold, self.about['models'], self.about
     most = self.segment * max(m['dimension'] for m in models.values()) * 4 // 1024  # KB
     return qe.EdgeConfig(vectors={n: self._vector_params(m, about['quantization']) for n,m in models.items()},
         sparse_vectors={'bm25': qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf, memory=cold)}, payload_memory=cold, id_tracker_memory=cold,
@@ -367,9 +367,9 @@ def create(self:EdgeStore,
     self.path.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(part, ignore_errors=True)
     write_json(self.path/'collection.json', about)
-    shard = self._do(self.qe.EdgeShard.create, str(part), self._config())
-    keyword = self.qe.KeywordIndexParams(memory=self.qe.Memory.Cold)
-    for k in KEYWORDS: self._do(shard.update, self.qe.UpdateOperation.create_field_index(k, keyword))
+    shard = self._do(self.lib.EdgeShard.create, str(part), self._config())
+    keyword = self.lib.KeywordIndexParams(memory=self.lib.Memory.Cold)
+    for k in KEYWORDS: self._do(shard.update, self.lib.UpdateOperation.create_field_index(k, keyword))
     self._do(shard.flush)
     shard.close()
     part.rename(self.path/'shard')
@@ -386,7 +386,7 @@ def drop(self:EdgeStore):
 # %% ../nbs/13_stores.ipynb #c94e7d10
 @patch
 def _vector_params(self:ServerStore, d, quantization):
-    m = self.m
+    m = self.lib
     return m.VectorParams(size=d['dimension'], distance=m.Distance.COSINE,
         multivector_config=m.MultiVectorConfig(comparator=m.MultiVectorComparator.MAX_SIM) if d['windows'] else None,
         quantization_config=m.ScalarQuantization(scalar=m.ScalarQuantizationConfig(type=m.ScalarType.INT8, quantile=.99, always_ram=True)) if quantization else None)
@@ -396,7 +396,7 @@ def create(self:ServerStore,
            about:dict # From `describe_run`
           ): # Raises `InputError`
     "Make an empty collection of this description."
-    m, version = self.m, self._do(self.client.info).version
+    m, version = self.lib, self._do(self.client.info).version
     if tuple(map(int, version.split('.')[:2])) < (1, 16): raise InputError(
         f'{self.url} is Qdrant {version}, which keeps no description of a collection; 1.16 or newer is needed.')
     self._do(self.client.create_collection, self.collection, metadata={MARK: about},
@@ -417,7 +417,7 @@ def upsert(self:EdgeStore,
            points:list # From `make_points`
           ): # Raises `InputError`, for a vector of another length too
     "Write points; those that are there are replaced."
-    qe = self.qe
+    qe = self.lib
     made = [qe.Point(p['id'], {p['name']: p['vector'], 'bm25': qe.SparseVector(*p['words'])}, p['payload']) for p in points]
     self._do(self.shard.update, qe.UpdateOperation.upsert_points(made))
     self.open += len(made)
@@ -426,16 +426,16 @@ def upsert(self:EdgeStore,
 @patch
 def delete(self:EdgeStore, ids:list): # Point ids
     "Remove points."
-    self._do(self.shard.update, self.qe.UpdateOperation.delete_points(list(map(int, ids))))
+    self._do(self.shard.update, self.lib.UpdateOperation.delete_points(list(map(int, ids))))
 
 @patch
 def _filter(self:EdgeStore, where):
-    qe = self.qe
+    qe = self.lib
     return qe.Filter(must=[qe.FieldCondition(k, match=qe.MatchAny(list(vs))) for k,vs in where.items()]) if where else None
 
 @patch
 def _page(self:EdgeStore, where, payload, size, offset):
-    req = self.qe.ScrollRequest(offset=offset, limit=size, filter=self._filter(where), with_payload=payload, with_vector=False)
+    req = self.lib.ScrollRequest(offset=offset, limit=size, filter=self._filter(where), with_payload=payload, with_vector=False)
     return self._do(self.shard.scroll, req)
 
 @patch
@@ -444,12 +444,12 @@ def _retrieve(self:EdgeStore, ids, payload, vector): return self._do(self.shard.
 @patch
 def values(self:EdgeStore, key:str, most:int=20)->list: # A key of `KEYWORDS`; values at the most
     "The values that a key of the payload has, the frequent ones first."
-    return [h.value for h in self._do(self.shard.facet, self.qe.FacetRequest(key, limit=most)).hits]
+    return [h.value for h in self._do(self.shard.facet, self.lib.FacetRequest(key, limit=most)).hits]
 
 @patch
 def count(self:EdgeStore, where:dict=None)->int: # A filter
     "How many points there are."
-    return self._do(self.shard.count, self.qe.CountRequest(filter=self._filter(where), exact=True))
+    return self._do(self.shard.count, self.lib.CountRequest(filter=self._filter(where), exact=True))
 
 # %% ../nbs/13_stores.ipynb #f1a6d839
 @patch
@@ -457,7 +457,7 @@ def upsert(self:ServerStore,
            points:list # From `make_points`
           ): # Raises `InputError`, for a vector of another length too
     "Write points; those that are there are replaced."
-    m = self.m
+    m = self.lib
     made = [m.PointStruct(id=p['id'], payload=p['payload'], vector={p['name']: p['vector'], 'bm25': m.SparseVector(indices=p['words'][0], values=p['words'][1])})
             for p in points]
     self._do(self.client.upsert, self.collection, made, wait=True)
@@ -465,11 +465,11 @@ def upsert(self:ServerStore,
 @patch
 def delete(self:ServerStore, ids:list): # Point ids
     "Remove points."
-    self._do(self.client.delete, self.collection, self.m.PointIdsList(points=list(map(int, ids))), wait=True)
+    self._do(self.client.delete, self.collection, self.lib.PointIdsList(points=list(map(int, ids))), wait=True)
 
 @patch
 def _filter(self:ServerStore, where):
-    m = self.m
+    m = self.lib
     return m.Filter(must=[m.FieldCondition(key=k, match=m.MatchAny(any=list(vs))) for k,vs in where.items()]) if where else None
 
 @patch
@@ -527,15 +527,16 @@ def vectors(self:Store,
 
 # %% ../nbs/13_stores.ipynb #48f3d2b7
 @patch
-def _params(self:EdgeStore, name, exact):
-    qe = self.qe
+def _params(self:Store, name, exact):
+    "How a list is searched; here the two libraries have the same names."
     if name == 'bm25': return None
-    fine = qe.QuantizationSearchParams(rescore=True, oversampling=2.) if self.about['quantization'] else None
-    return qe.SearchParams(exact=exact, hnsw_ef=None if exact else EF, quantization=None if exact else fine)
+    if exact: return self.lib.SearchParams(exact=True)
+    fine = self.lib.QuantizationSearchParams(rescore=True, oversampling=2.) if self.about['quantization'] else None
+    return self.lib.SearchParams(hnsw_ef=EF, quantization=fine)
 
 @patch
 def _ask(self:EdgeStore, lists, limit, where, exact):
-    qe = self.qe
+    qe = self.lib
     def one(name, v):
         v = qe.SparseVector(*v) if name == 'bm25' else list(map(float, v))
         return qe.QueryRequest(limit=limit, query=qe.Query.Nearest(v, name), filter=self._filter(where), params=self._params(name, exact), with_payload=['text_hash'])
@@ -543,15 +544,8 @@ def _ask(self:EdgeStore, lists, limit, where, exact):
 
 # %% ../nbs/13_stores.ipynb #7d1e6fa0
 @patch
-def _params(self:ServerStore, name, exact):
-    m = self.m
-    if name == 'bm25': return None
-    fine = m.QuantizationSearchParams(rescore=True, oversampling=2.) if self.about['quantization'] else None
-    return m.SearchParams(exact=exact, hnsw_ef=None if exact else EF, quantization=None if exact else fine)
-
-@patch
 def _ask(self:ServerStore, lists, limit, where, exact):
-    m = self.m
+    m = self.lib
     def one(name, v):
         v = m.SparseVector(indices=v[0], values=v[1]) if name == 'bm25' else list(map(float, v))
         return m.QueryRequest(query=v, using=name, limit=limit, filter=self._filter(where), params=self._params(name, exact), with_payload=['text_hash'])
@@ -598,13 +592,13 @@ def finish(self:EdgeStore):
 @patch
 def loading(self:ServerStore):
     "The graph is off while points come in, the payload's indexes are there from the start."
-    self._do(self.client.update_collection, self.collection, optimizers_config=self.m.OptimizersConfigDiff(indexing_threshold=0))
-    for k in KEYWORDS: self._do(self.client.create_payload_index, self.collection, k, self.m.PayloadSchemaType.KEYWORD, wait=True)
+    self._do(self.client.update_collection, self.collection, optimizers_config=self.lib.OptimizersConfigDiff(indexing_threshold=0))
+    for k in KEYWORDS: self._do(self.client.create_payload_index, self.collection, k, self.lib.PayloadSchemaType.KEYWORD, wait=True)
 
 @patch
 def finish(self:ServerStore, patience:int=3600): # Seconds; raises `InputError` after that
     "The graph is on again; wait until the server has built it."
-    m, end, status = self.m, time.time() + patience, None
+    m, end, status = self.lib, time.time() + patience, None
     while status != m.CollectionStatus.GREEN:
         if status in (None, m.CollectionStatus.GREY):  # grey: a server that was started anew waits for a nudge
             self._do(self.client.update_collection, self.collection, optimizers_config=m.OptimizersConfigDiff(indexing_threshold=10_000))

@@ -1,4 +1,4 @@
-"""Measure the quality of a search: modes, ways of fusing, and settings of the index, on made and on judged questions.
+"""Measure the quality of a search: modes, ways of fusing, settings of the index, and its graph, on made and on judged questions.
 
     python tests/bench_quality.py RUN [--judged tests/judged.jsonl] [--folder DIR]
 
@@ -8,6 +8,7 @@ import argparse, shutil, tempfile
 from pathlib import Path
 import numpy as np
 from coderank_qdrant.all import *
+from coderank_qdrant import stores
 
 def shown(values):
     lo, hi = interval(values)
@@ -21,6 +22,20 @@ def fusions(store, sets):
             ev = evaluate(store, qs, fusion=f)
             d, s, h = (ev.scores[m][:,0] for m in ('dense', 'sparse', 'hybrid'))
             print(f'| {name} | {len(qs)} | {d.mean():.3f} | {s.mean():.3f} | {f} | {h.mean():.3f} | {shown(h - d)} | {shown(h - s)} |', flush=True)
+
+def graphs(run, folder, questions):
+    "What a graph finds of the ten nearest points, with Qdrant's own numbers and with ours; it is made whatever the number of points."
+    print('\n| edges | candidates, making | candidates, asking | of the ten nearest |\n|---|---|---|---|')
+    usual, stores.EXACT_BELOW = (dict(m=16, ef_construct=100), 128), 0
+    for graph,ef in usual, (stores.GRAPH, stores.EF):
+        stores.GRAPH, stores.EF, hits = graph, ef, 0
+        index_run(run, folder/f'graph{ef}')
+        with opened(folder/f'graph{ef}') as store:
+            for q in questions:
+                dense = query_lists(q['query'], store.about, 'dense')[0]
+                near, true = (store.query(dense, 10, exact=e)[0] for e in (False, True))
+                hits += sum(score >= true[-1][1] - 1e-6 for _,score,_ in near)  # by score: copies stand in any order
+        print(f'| {graph["m"]} | {graph["ef_construct"]} | {ef} | {hits / (10 * len(questions)):.4f} |', flush=True)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,6 +52,7 @@ def main():
         for name in [n for n in sets if n != 'made, seed 1']:
             print(f'\n{name}\n\n| setting | points | hybrid | dense | sparse |\n|---|---|---|---|---|')
             for row in settings_table(compare_settings(args.run, folder/name.replace(' ', '_'), sets[name])): print('| ' + ' | '.join(map(str, row)) + ' |', flush=True)
+        graphs(args.run, folder, [q for qs in sets.values() for q in qs])
     finally:
         if not args.folder: shutil.rmtree(folder)
 
