@@ -57,4 +57,4 @@ def test_demo_page_in_chromium(demo_page, tmp_path, scripts):
 @needs_chromium
 def test_site_search_finds_a_name(site, tmp_path):
     p = browse((site/'search.html').as_uri() + '?q=embed_corpus', tmp_path, '--virtual-time-budget=8000', '--dump-dom')
-    assert re.search(r'<a[^>]*href="(12_pipeline|reference|index)\.html', p.stdout.split('id="search-results"')[-1])
+    assert re.search(r'<a[^>]*href="(13_pipeline|reference|index)\.html', p.stdout.split('id="search-results"')[-1])
