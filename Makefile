@@ -45,7 +45,7 @@ oldest: .venv-oldest/installed
 .venv-oldest/installed: settings.ini setup.py constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install -q --upgrade pip
-	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[offline,chunk,parquet,int8,gpu,qdrant]' pytest nbclient ipykernel nbformat
+	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[offline,chunk,parquet,gpu,qdrant]' pytest nbclient ipykernel nbformat
 	touch $@
 
 docs: $(VENV)/installed

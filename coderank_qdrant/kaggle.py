@@ -132,7 +132,7 @@ def notebook_source()->dict: # The notebook as JSON, without outputs
 # What Kaggle had installed in November 2026 (tokenizers: the newest that its transformers takes)
 PREINSTALLED = dict([('torch', '2.10.0'), ('transformers', '5.0.0'), ('sentence-transformers', '5.4.1'), ('tokenizers', '0.22.2'), ('numpy', '2.0.2'), ('pandas', '2.2.2'), ('ipywidgets', '8.1.5')])
 NEVER = re.compile(r'(torch|torchvision|torchaudio|triton|pytorch-triton|nvidia-(?!ml-py).*|cuda-.*)$')
-EXTRAS = 'offline,chunk,gpu,int8,qdrant'  # as the notebook installs it
+EXTRAS = 'offline,chunk,gpu,qdrant'  # as the notebook installs it
 
 def canonical(name): return re.sub(r'[-_.]+', '-', name).lower()
 

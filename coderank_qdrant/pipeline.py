@@ -69,7 +69,8 @@ class Teams:
         if self.of != m.fingerprint:
             self.close()
             measure = m.strategy == 'tokens' and m.operations > SMALL and not kept_calibration(key_of(m))
-            self.of, self.team = m.fingerprint, start_team(Task(m.card, m.folder, m.precision, measure, empty_every=5 * (m.strategy == 'static')), m.placement)
+            self.of, self.team = m.fingerprint, start_team(Task(m.card, m.folder, m.precision, m.placement.table, measure,
+                                                         empty_every=5 * (m.strategy == 'static')), m.placement)
         return self.team
 
     def begin(self, m:ModelPlan):
@@ -105,14 +106,19 @@ def load_planned(corpus:Corpus, # What was read
                  **options # For `make_plan`
                 )->Plan: # Raises `NoWeights` with every model's reason
     "A plan whose models have been loaded and measured."
-    failed = {}
+    failed, failed_ways = {}, {}
     while True:
-        plan = make_plan(corpus, profile, cache, devices, failed=failed, begin=teams.begin, **options)
+        plan = make_plan(corpus, profile, cache, devices, failed=failed, begin=teams.begin, failed_ways=failed_ways, **options)
         if devices[0].assumed: return plan
         for m in (m for m in plan.models if m.work.rows):
             check_patience(m, insist)
             events('phase', phase='loading', text=f'Loading {m.card.name}: {m.placement}')
             try: use_measured(m, team_ready(teams.get(m)))
+            except NoRoom as e:
+                failed_ways[m.card.name, m.placement.kind, m.precision] = str(e)
+                events('note', text=f'{m.card.name}: {m.placement} failed. {e}')
+                teams.close()
+                break
             except InputError as e:
                 failed[m.card.name] = str(e)
                 events('note', text=f'{m.card.name} cannot be used: {e}')
@@ -461,7 +467,7 @@ def verify_run(run:Run, # A finished run
     for name,m in models.items():
         mine = [r for r in some if r[0].metadata['model'] == name]
         if not mine: continue
-        enc, tok = load_encoder(m.card, m.folder, m.placement.workers[0], m.precision), load_tokenizer(m.folder)
+        enc, tok = load_encoder(m.card, m.folder, m.placement.workers[0], m.precision, m.placement.table), load_tokenizer(m.folder)
         pre, post = frame(tok, m.card.document_prompt)
         for (c,tokens,vs),ids in zip(mine, tokenize(tok, [c.text for c,_,_ in mine])):
             rows = [[*pre, *ids[s:e], *post] for s,e in spans(len(ids), m.width, m.long)]

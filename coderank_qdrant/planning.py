@@ -177,12 +177,13 @@ def plan_model(route:Route, # Which model, from where
                strategy:str='tokens', # 'tokens' or 'static'
                long:str='window', # Policy for long texts
                max_length:int=None, # Row length instead of the card's
+               failed_ways:dict=None, # (model, kind, precision): why, of placements that were tried and failed
                begin=None # Called with the plan as soon as it is known that there is something to compute
               )->ModelPlan: # Raises `InputError`, `DoesNotFit` among them
     "Plan one model's work."
     devices = devices or find_devices('cpu')
     card = with_max_length(route.card, route.folder, max_length) if route.folder else replace(route.card, max_length=max_length or route.card.max_length)
-    placement = place_model(card.name, route.weights, devices, precision, **_there(devices))
+    placement = place_model(card.name, route.weights, devices, precision, failed=failed_ways, **_there(devices))
     fp = fingerprint(card, route.folder, placement.precision, long) if route.folder else ''
     p = ModelPlan(card, route.folder, route.place, fp, placement, route.weights, kinds, len(chunks), long, strategy,
                   fallback_from=route.fallback_from, why=route.why)
@@ -202,8 +203,8 @@ def plan_model(route:Route, # Which model, from where
     return p
 
 def _there(devices):
-    "What a planned-for machine has besides its devices: Kaggle's host memory, and the packages of the extra int8."
-    return dict(host=31 * GIB, packages=('accelerate', 'bitsandbytes')) if devices[0].assumed else {}
+    "What a planned-for machine has besides its devices: Kaggle's host memory, and accelerate."
+    return dict(host=31 * GIB, packages=('accelerate',)) if devices[0].assumed else {}
 
 def _find(p, texts, there, ask, settings):
     "Find a model's work, and the special tokens around its rows."
@@ -287,7 +288,7 @@ def _plan_notes(plan):
     notes = [n for m in [*plan.models, *plan.others] for n in _model_notes(plan, m)]
     if any(not m.measured and m.work.rows for m in plan.models):
         notes.append('Minutes that are not measured are worked out from ' + ('a third of the speed in the data sheets, which is what a T4 '
-                     'reaches; int8 is slower than that.' if plan.devices[0].gpu else f'{plan.devices[0].flops:.0e} operations a second.'))
+                     'reaches.' if plan.devices[0].gpu else f'{plan.devices[0].flops:.0e} operations a second.'))
     if plan.others: notes.append('Models beside the first read nothing in this run; their columns say what they would do with all of it.')
     bad = plan.corpus.problems
     if bad: notes.append(f'{len(bad)} problems in the input; {sum(p.chunks for p in bad)} chunk entries cannot be used.')

@@ -32,14 +32,15 @@ def _state(folder):
 def place_query(name:str, # The model's name
                 folder, # Its weights
                 device:str='auto' # 'auto', 'cpu' or 'cuda:N'
-               )->tuple: # (device, precision); raises `DoesNotFit`
+               )->tuple: # (device, precision, do the token embeddings go there too?); raises `DoesNotFit`
     "The roomiest device that holds a copy of a model: GPUs first, then the CPU."
-    devices = sorted(find_devices(device), key=lambda d: -d.memory)
+    devices = sorted(with_free(find_devices(device)), key=lambda d: -d.memory)
     if device == 'auto' and devices[0].gpu: devices += find_devices('cpu')
     why = []
     for d in devices:
-        try: return d.id, place_model(name, count_weights(folder), (d,)).precision
-        except DoesNotFit as e: why.append(e)
+        try: placement = place_model(name, count_weights(folder), (d,))
+        except DoesNotFit as e: why.append(e); continue
+        return d.id, placement.precision, placement.table
     raise why[0]
 
 # %% ../nbs/15_search.ipynb #d9cd7b97
@@ -366,6 +367,12 @@ def rank_prompt(query:str, # What is asked
             dict(role='user', content=RANK_PREFIX.format(n=len(texts), query=query) + body + RANK_SUFFIX.format(n=len(texts), query=query))]
 
 # %% ../nbs/15_search.ipynb #e9d836c7
+def _options(device, precision):
+    "How a ranker is loaded: in 8 bits where 16 do not fit."
+    options = load_options(device)
+    if precision == 'int8': options['quantization_config'] = lean(int8=True, table=True)
+    return options
+
 def listwise_ranker(folder, # A generative model's folder
                     device:str='cpu', # 'cpu' or 'cuda:N'
                     precision:str='fp32', # A key of `DTYPES`
@@ -376,8 +383,7 @@ def listwise_ranker(folder, # A generative model's folder
     from transformers import AutoModelForCausalLM
     tok = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True,
-                                                 dtype=DTYPES[precision], **load_options(device, precision == 'int8')).eval()
-    if precision != 'int8': model = model.to(device)
+                                                 dtype=DTYPES[precision], **_options(device, precision)).eval().to(device)
     def ids_of(query, texts):
         cut = [tok.decode(tok(t, add_special_tokens=False)['input_ids'][:most]) for t in texts]
         chat = rank_prompt(query, cut)
@@ -399,7 +405,7 @@ def pairwise_ranker(folder, # A cross-encoder's folder
     "A cross-encoder's way of ranking: a score for each pair."
     from sentence_transformers import CrossEncoder
     model = CrossEncoder(str(folder), device=device, local_files_only=True, trust_remote_code=False,
-                         model_kwargs=dict(use_safetensors=True, dtype=DTYPES[precision], **load_options(device, precision == 'int8')))
+                         model_kwargs=dict(use_safetensors=True, dtype=DTYPES[precision], **_options(device, precision)))
     if model.num_labels != 1: raise InputError(f'it gives {model.num_labels} numbers for a pair instead of one score')
     return lambda query, texts: np.argsort(-model.predict([(query, t) for t in texts], show_progress_bar=False), kind='stable').tolist()
 
@@ -413,7 +419,8 @@ def find_ranker(name:str, # CodeRankLLM, or the folder or hub id of a reranker
     folder = find_model(name, models_dir)[1]
     kinds = orjson.loads((Path(folder)/'config.json').read_bytes()).get('architectures') or ['']
     try:
-        where = place_query(name, folder, device)
+        on, precision, table = place_query(name, folder, device)
+        where = on, precision if table else 'int8'  # a ranker writes words, and needs its table where it is
         if kinds[0].endswith('ForCausalLM'): return listwise_ranker(folder, *where)
         if kinds[0].endswith('ForSequenceClassification'): return pairwise_ranker(folder, *where)
     except Exception as e: raise InputError(f'The reranker {name} cannot be loaded: {sentence_of(e)}.') from e

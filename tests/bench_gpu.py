@@ -67,10 +67,10 @@ def main():
     tmp = Path(tempfile.mkdtemp())
     small = make_nomic_bert(tmp/'CodeRankEmbed', layers=args.layers or 12, inner=3072)
     large = seven_billion(tmp/'CodeRankLLM', args.layers or 28)
-    for name,folder,precisions in ('CodeRankEmbed', small, ('fp16', 'bf16') if gpu else ('bf16',)), ('CodeRankLLM', large, ('int8',) if gpu else ('bf16',)):
+    for name,folder,precisions in ('CodeRankEmbed', small, ('fp16', 'bf16') if gpu else ('bf16',)), ('CodeRankLLM', large, ('fp16', 'int8') if gpu else ('bf16',)):
         card = replace(MODELS[name], max_length=2048 if gpu else 256)
         for precision in precisions:
-            enc = load_encoder(card, folder, args.device, precision)
+            enc = load_encoder(card, folder, args.device, precision, table=(name, precision) != ('CodeRankLLM', 'fp16'))
             print(f'{name}, {args.layers or "all"} layers, {precision}, {torch.cuda.get_device_name() if gpu else "CPU"}')
             memory_table(enc, card.max_length)
             found = calibrate(enc, 15 * 2**30)
