@@ -55,8 +55,9 @@ notebooks: $(VENV)/installed
 	rm -rf nbs/output
 	$(BIN)/python nbs/_site/execute.py nbs/*.ipynb --in-place
 	$(BIN)/nbdev-export
-	$(BIN)/nbdev-clean
 	$(BIN)/python nbs/_site/readme.py
+	$(BIN)/python nbs/_site/wheel.py
+	$(BIN)/nbdev-clean
 
 clean:
 	rm -rf $(VENV) .venv-oldest _proc _docs output nbs/output

@@ -1,4 +1,5 @@
 "Pass the packaging metadata in settings.ini on to setuptools."
+import json
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup
@@ -16,7 +17,13 @@ class build(build_py):
     "The package, and in a wheel the Kaggle notebook too, for coderank_kaggle."
     def run(self):
         super().run()
-        if not self.editable_mode: self.copy_file(str(here/'nbs/kaggle.ipynb'), f'{self.build_lib}/{cfg["lib_path"]}/kaggle.ipynb')
+        if self.editable_mode: return
+        nb = json.loads((here/'nbs/kaggle.ipynb').read_text(encoding='utf-8'))
+        for cell in nb['cells']:  # the notebook carries this wheel, which cannot carry itself
+            source = ''.join(cell['source'])
+            if 'WHEEL_NAME =' in source and 'WHEEL_HASH =' in source: cell['source'] = source.partition('WHEEL_NAME =')[0]
+            if cell['cell_type'] == 'code': cell['outputs'] = []
+        Path(f'{self.build_lib}/{cfg["lib_path"]}/kaggle.ipynb').write_text(json.dumps(nb), encoding='utf-8')
 
 setup(
     cmdclass=dict(build_py=build),

@@ -1,5 +1,6 @@
 "The Kaggle notebook in a made-up Kaggle: the corpus under its mounts, a batch session, wheels instead of the internet."
-import json, os, shutil, subprocess, sys, zipfile
+import importlib.metadata, io, json, os, shutil, subprocess, sys, zipfile
+from email.parser import Parser
 from pathlib import Path
 import pytest
 from conftest import ROOT, read_jsonl, run_cli, summary_of, write_file
@@ -76,11 +77,71 @@ def test_push_folder(tmp_path):
     assert meta['dataset_sources'] == ['ann/my-docs', 'bob/his-docs', 'ann/coderank-qdrant-wheels'] and data['id'] == 'ann/coderank-qdrant-wheels'
     assert (meta['enable_gpu'], meta['machine_shape'], meta['enable_internet'], meta['model_sources']) == (True, 'NvidiaTeslaT4', True, ['ann/m/transformers/default/1'])
     nb = json.loads((tmp_path/'push'/meta['code_file']).read_text())
-    assert [''.join(c['source']) for c in nb['cells']] == [''.join(c['source']) for c in json.loads((ROOT/'nbs/kaggle.ipynb').read_text())['cells']]
+    ours = json.loads((ROOT/'nbs/kaggle.ipynb').read_text())
+    plain = lambda nb: [''.join(c['source']) for c in nb['cells'] if not is_payload(c)]
+    assert plain(nb) == plain(ours) and sum(map(is_payload, nb['cells'])) == 1
+    assert carried_wheel(nb)[1] == next((tmp_path/'push/wheels').glob('*.whl')).read_bytes()
     assert [w.name.split('-')[0] for w in (tmp_path/'push/wheels').glob('*.whl')] == ['coderank_qdrant']
     wheel = next((tmp_path/'push/wheels').glob('*.whl'))
     assert 'coderank_qdrant/kaggle.ipynb' in zipfile.ZipFile(wheel).namelist(), 'an installed package can make the folder too'
     assert push(tmp_path/'push', '--owner', 'ann').returncode == 0, 'a second time into the same folder'
+
+def repository_notebook(): return json.loads((ROOT/'nbs/kaggle.ipynb').read_text(encoding='utf-8'))
+
+def test_the_notebook_carries_the_package_as_it_is():
+    name, data = carried_wheel(repository_notebook())
+    wheel = zipfile.ZipFile(io.BytesIO(data))
+    modules = {p.name: p.read_bytes() for p in (ROOT/'coderank_qdrant').glob('*.py')}
+    carried = {Path(n).name: wheel.read(n) for n in wheel.namelist() if n.startswith('coderank_qdrant/') and n.endswith('.py')}
+    stale = [n for n in modules.keys() | carried.keys() if modules.get(n) != carried.get(n)]
+    assert not stale, f'{stale} changed after the wheel was made: run nbs/_site/wheel.py'
+    meta = Parser().parsestr(wheel.read(next(n for n in wheel.namelist() if n.endswith('/METADATA'))).decode())
+    assert set(meta.get_all('Requires-Dist')) == set(importlib.metadata.metadata('coderank_qdrant').get_all('Requires-Dist'))
+    inner = json.loads(wheel.read('coderank_qdrant/kaggle.ipynb'))
+    assert sum(map(is_payload, inner['cells'])) == 1 and 'WHEEL = ' not in json.dumps(inner), 'a wheel cannot carry itself'
+
+@pytest.fixture
+def bare(tmp_path):
+    "An environment that has neither the package nor anything else, but says that it has torch."
+    subprocess.run([sys.executable, '-m', 'venv', tmp_path/'venv'], check=True)
+    site = next((tmp_path/'venv/lib').glob('python3*/site-packages'))
+    (site/'torch-2.10.0.dist-info').mkdir()
+    (site/'torch-2.10.0.dist-info/METADATA').write_text('Metadata-Version: 2.1\nName: torch\nVersion: 2.10.0\n')
+    return tmp_path/'venv/bin/python'
+
+def set_up(python, nb, cwd):
+    "Run the notebook's setup cells and nothing else; pip may ask no index and brings no dependency."
+    sources = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
+    last = next(i for i,s in enumerate(sources) if s.rstrip().endswith('install()'))
+    code = '\n'.join(sources[last-3:last+1]) + "\nprint(importlib.util.find_spec('coderank_qdrant').origin)"
+    env = {k: v for k,v in os.environ.items() if k != 'PYTHONPATH'} | dict(PIP_NO_INDEX='1', PIP_NO_DEPS='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
+    return subprocess.run([python, '-'], input=code, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+def test_the_notebook_alone_installs_the_package_without_an_index(bare, tmp_path):
+    (tmp_path/'pip.py').write_text('raise SystemExit("a pip.py beside the notebook was run")')
+    p = set_up(bare, repository_notebook(), tmp_path)
+    assert p.returncode == 0 and str(tmp_path/'venv') in p.stdout, p.stderr
+    installed = Path(p.stdout.strip()).parent
+    assert (installed/'models.py').read_bytes() == (ROOT/'coderank_qdrant/models.py').read_bytes()
+
+def test_a_notebook_whose_package_was_changed_is_refused(bare, tmp_path):
+    nb = repository_notebook()
+    cell, = filter(is_payload, nb['cells'])
+    line = len(cell['source']) // 2
+    cell['source'][line] = ('B' if cell['source'][line][0] == 'A' else 'A') + cell['source'][line][1:]
+    p = set_up(bare, nb, tmp_path)
+    assert p.returncode and 'package in this notebook is damaged' in p.stderr
+
+def test_a_wheel_is_made_again_from_an_installation(tmp_path, bare):
+    p = set_up(bare, repository_notebook(), tmp_path)
+    assert p.returncode == 0, p.stderr
+    site = Path(p.stdout.strip()).parents[1]
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); import coderank_qdrant.kaggle as k; print(k.checkout(), k.build_wheel({str(tmp_path)!r}))"
+    made = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0 and made.stdout.startswith('None '), made.stderr
+    name, data = carried_wheel(repository_notebook())
+    contents = lambda f: {n: z.read(n) for z in [zipfile.ZipFile(f)] for n in z.namelist() if not n.endswith('RECORD')}
+    assert contents(tmp_path/name) == contents(io.BytesIO(data))
 
 def test_push_folder_spares_what_is_not_its_own(tmp_path):
     (tmp_path/'push/wheels').mkdir(parents=True)

@@ -21,7 +21,8 @@ def execute(path, cwd):
 
 def page(nb):
     "A notebook as one HTML page that asks the network for nothing."
-    html, _ = HTMLExporter(template_name='lab', embed_images=True).from_notebook_node(nb)
+    shown = nbformat.from_dict({**nb, 'cells': [c for c in nb['cells'] if not c['source'].startswith('#| hide')]})
+    html, _ = HTMLExporter(template_name='lab', embed_images=True).from_notebook_node(shown)
     return re.sub(r'<script[^>]*\bsrc="https?:[^>]*>\s*</script>|<script type="module">.*?</script>', '', html, flags=re.S)
 
 def main():
