@@ -84,7 +84,7 @@ def test_notebook_manners(nb):
         lines = [l for l in s.splitlines() if l.strip() and not l.startswith('#')]
         imports = [bool(re.match(r'(import|from) ', l)) for l in lines]
         assert all(imports) or not any(imports), f'imports stand in cells of their own: {s[:80]}'
-        assert nb.stem != 'kaggle' or len(lines) <= 20
+        assert nb.stem != 'kaggle' or len(lines) <= 20 or 'WHEEL_HASH = ' in s, 'only the package itself is longer'
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda p: p.stem)
 def test_nothing_of_a_machine_is_shown(nb):
