@@ -113,7 +113,7 @@ def set_up(python, nb, cwd):
     "Run the notebook's setup cells and nothing else; pip may ask no index and brings no dependency."
     sources = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
     last = next(i for i,s in enumerate(sources) if s.rstrip().endswith('install()'))
-    code = '\n'.join(sources[last-3:last+1]) + "\nprint(importlib.util.find_spec('coderank_qdrant').origin)"
+    code = '\n'.join(sources[last-4:last+1]) + "\nprint(importlib.util.find_spec('coderank_qdrant').origin)"
     env = {k: v for k,v in os.environ.items() if k != 'PYTHONPATH'} | dict(PIP_NO_INDEX='1', PIP_NO_DEPS='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
     return subprocess.run([python, '-'], input=code, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
