@@ -7,8 +7,8 @@ __all__ = ['DTYPES', 'MODELS', 'LONG_POLICIES', 'LEGACY', 'NATIVE', 'UNUSED', 'O
            'folder_card', 'find_model', 'count_weights', 'load_tokenizer', 'tokenize', 'frame', 'spans', 'translated',
            'quantize_rows', 'Int8Linear', 'swap_linear', 'table_name', 'lean', 'read_table', 'unaccounted',
            'load_config', 'load_body', 'load_options', 'load_head', 'share_heads', 'NoRoom', 'is_oom', 'rectangle',
-           'Encoder', 'checked', 'in_32_bits', 'check_precision', 'load_encoder', 'kept_file', 'recall', 'remember',
-           'file_hashes', 'fingerprint', 'with_max_length']
+           'Encoder', 'checked', 'in_32_bits', 'check_precision', 'load_encoder', 'read_ahead', 'kept_file', 'recall',
+           'remember', 'file_hashes', 'fingerprint', 'with_max_length']
 
 # %% ../nbs/03_models.ipynb #e53377fa
 import hashlib, json, math, os
@@ -182,7 +182,7 @@ def translated(cfg:dict # A model's config.json
     base = cfg.get('rotary_emb_base')
     return new if base is None else {**new, 'rope_parameters': dict(rope_type='default', rope_theta=float(base))}
 
-# %% ../nbs/03_models.ipynb #4765837d
+# %% ../nbs/03_models.ipynb #20e51ffd
 def quantize_rows(weight:torch.Tensor # Shape (out, in)
                  )->tuple: # int8 of the same shape, and float32 scales of shape (out,)
     "Round each row of a matrix to 8 bits, on a scale of its own largest number."
@@ -204,7 +204,7 @@ class Int8Linear(nn.Module):
         torch.mul(self.weight, self.scale[:, None], out=wide)  # the product is rounded once, from 32 bits
         return F.linear(x, wide, None if self.bias is None else self.bias.to(x.dtype))
 
-# %% ../nbs/03_models.ipynb #b2bad28e
+# %% ../nbs/03_models.ipynb #db839b4f
 def swap_linear(body:nn.Module # A transformer without weights yet
                ):
     "Put layers for 8-bit weights where the linear layers are."
@@ -322,7 +322,7 @@ def load_head(card:ModelCard, # The model's card
     if not names: return [kinds.Pooling(hidden, card.pooling)]
     return [getattr(kinds, n).load(str(folder), subfolder=p, local_files_only=True) for n,p in names if n != 'Normalize']
 
-# %% ../nbs/03_models.ipynb #d7ae16a7
+# %% ../nbs/03_models.ipynb #18c50fbe
 def share_heads(capability:tuple # Compute capability of the device; (0, 0) for a CPU
                )->bool: # Whether key and value heads are handed over as they are
     "Choose what transformers' attention does where several query heads share a key head; holds for the process."
@@ -334,7 +334,7 @@ def share_heads(capability:tuple # Compute capability of the device; (0, 0) for 
 
 def _never(*args, **kwargs): return False
 
-# %% ../nbs/03_models.ipynb #30b5b1a2
+# %% ../nbs/03_models.ipynb #01dcc55b
 OOM = torch.cuda.OutOfMemoryError, MemoryError
 
 class NoRoom(InputError):
@@ -346,7 +346,7 @@ def is_oom(error:BaseException # What a load or a batch raised
     words = str(error).lower()
     return isinstance(error, OOM) or any(w in words for w in ('out of memory', "can't allocate memory", 'alloc_failed'))
 
-# %% ../nbs/03_models.ipynb #fcb1e3d7
+# %% ../nbs/03_models.ipynb #180f44fb
 def rectangle(rows:list, # Lists or arrays of token ids, special tokens included
               pad:int=0 # Token id that fills a row up
              )->tuple: # Token ids and mask; int64 arrays of shape (rows, longest row)
@@ -484,6 +484,18 @@ def load_encoder(card:ModelCard, # The model's card
     enc = checked(Encoder(card, body, head, device, rows, dtype))
     check_precision(enc, folder, precision)
     return enc
+
+# %% ../nbs/03_models.ipynb #39fa17dc
+def read_ahead(folder:Path, # A model's folder
+               free:int # Bytes of host memory that can be had
+              )->int: # Bytes the system was asked to read; 0 where that would be too many
+    "Ask the system to have a model's weights in memory soon."
+    files = sorted(Path(folder).glob('*.safetensors'))
+    size = sum(f.stat().st_size for f in files)
+    if size > .8 * free or not hasattr(os, 'posix_fadvise'): return 0
+    for file in files:
+        with open(file, 'rb') as f: os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    return size
 
 # %% ../nbs/03_models.ipynb #ed8db07d
 def _sha(p):

@@ -12,6 +12,7 @@ __all__ = ['MODES', 'LONGEST_QUERY', 'RRF_K', 'DENSE_SHARE', 'FUSIONS', 'RANK_SY
 
 # %% ../nbs/15_search.ipynb #03425d97
 import re, sys
+from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -21,6 +22,7 @@ from .chunks import *
 from .places import *
 from .models import *
 from .devices import *
+from .parallel import *
 from .pipeline import *
 from .stores import *
 
@@ -47,7 +49,12 @@ def place_query(name:str, # The model's name
 @lru_cache(maxsize=4)
 def _loaded(card, folder, device, state):
     "A model, kept for the next question."
-    return load_encoder(card, folder, *place_query(card.name, folder, device)), load_tokenizer(folder)
+    return load_encoder(card, folder, *place_query(card.name, folder, device)), _tokenizer(folder, state)
+
+@lru_cache(maxsize=8)
+def _tokenizer(folder, state): return load_tokenizer(folder)
+
+before_run.append(_loaded.cache_clear)  # a run needs the room
 
 @lru_cache
 def _space(card, folder, precision, long, state): return fingerprint(card, folder, precision, long)
@@ -57,13 +64,15 @@ def query_model(name:str, # Short name of a model, as the collection has it
                 models_dir=None, # Folder with a folder of weights for each model
                 model:str=None, # Folder or hub id of a model that is not registered
                 device:str='auto' # 'auto', 'cpu' or 'cuda:N'
-               )->tuple: # (`Encoder`, tokenizer); raises `InputError`
-    "The model that can ask this collection."
+               )->tuple: # (`Encoder` or `TeamEncoder`, tokenizer); raises `InputError`
+    "The model that can ask this collection: the run's own where it stayed loaded."
     mine = model and Path(model).name == name
     card, folder, _ = find_model(model if mine else name, models_dir)
     card = with_max_length(card, folder, about['max_length'])
     if _space(card, folder, about['precision'], about['long'], _state(folder)) != about['fingerprint']:
         raise InputError(f'the weights of {name} that were found are not those the collection was made with')
+    kept = KEPT.loaded.get(about['fingerprint'])
+    if kept and kept.idle: return TeamEncoder(replace(card, dim=kept.team[0].ready['dim']), kept.team), _tokenizer(folder, _state(folder))
     return _loaded(card, folder, device, _state(folder))
 
 # %% ../nbs/15_search.ipynb #8c10acd1
