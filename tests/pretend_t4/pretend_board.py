@@ -17,7 +17,8 @@ KIND = dict(
     fragmentation=1.0,  # reserved over allocated
     half='float32',     # what products of float16 are computed in; float16 is far too slow on a CPU
     arch='7.5 8.0 8.6 9.0 10.0 12.0',  # of torch's build; a card below the least of them has no kernels
-    faults=[])          # see pretend_torch
+    faults=[],          # see pretend_torch
+    put={})             # 'module:NAME' and the repr of the value it gets once the module is imported
 KINDS = dict(T4={}, P100=dict(name='Tesla P100-PCIE-16GB', capability='6.0', processors=56, total=16269, board=16384),
              L4=dict(name='NVIDIA L4', capability='8.9', processors=58, total=22478, board=23034))
 

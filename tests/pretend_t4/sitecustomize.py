@@ -2,21 +2,23 @@
 
 It does nothing without `PRETEND_GPUS`. Another sitecustomize further down the path is run after it, torch's patch included,
 so that a test can add faults of its own."""
-import importlib.util, os, sys
+import ast, functools, importlib.util, os, sys
 from pathlib import Path
 
 class AfterImport:
     "Calls functions with a module right after it has been imported."
-    def __init__(self, calls): self.calls = calls
+    def __init__(self, calls): self.calls, self.looking = calls, set()
 
     def find_spec(self, name, path=None, target=None):
-        if name not in self.calls: return None
-        calls = self.calls.pop(name)
-        spec = importlib.util.find_spec(name)
+        if name not in self.calls or name in self.looking: return None
+        self.looking.add(name)
+        try: spec = importlib.util.find_spec(name)
+        finally: self.looking.discard(name)
+        if not spec: return None
         load = spec.loader.exec_module
         def exec_module(module):
             load(module)
-            for call in calls: call(module)
+            for call in self.calls.pop(name, ()): call(module)
         spec.loader.exec_module = exec_module
         return spec
 
@@ -24,13 +26,24 @@ def patch(torch):
     import pretend_torch
     pretend_torch.install()
 
+def watch_loads(module):
+    import pretend_torch
+    pretend_torch.watch_loads(module)
+
+def watch(fault, module):
+    import pretend_torch
+    pretend_torch.watch(module, fault)
+
+def put(name, value, module): setattr(module, name, ast.literal_eval(value))
+
 def pretend():
     import pretend_board, pretend_nvml
-    sys.modules['pynvml'] = pretend_nvml
-    calls = {'torch': [patch], 'transformers.modeling_utils': [lambda m: sys.modules['pretend_torch'].watch_loads(m)]}
-    for fault in pretend_board.settings()['faults']:
-        module = fault.get('within', '').partition(':')[0]
-        if module: calls.setdefault(module, []).append(lambda m, f=fault: sys.modules['pretend_torch'].watch(m, f))
+    sys.modules['pynvml'], cards = pretend_nvml, pretend_board.settings()
+    calls = {'torch': [patch], 'transformers.modeling_utils': [watch_loads]}
+    def after(place, call, *args): calls.setdefault(place.partition(':')[0], []).append(functools.partial(call, *args))
+    for fault in cards['faults']:
+        if 'within' in fault: after(fault['within'], watch, fault)
+    for place, value in cards['put'].items(): after(place, put, place.partition(':')[2], value)
     sys.meta_path.insert(0, AfterImport(calls))
 
 def run_next():
