@@ -10,7 +10,7 @@ from .pretend_board import kind_of, read_board, write_board
 HERE = Path(__file__).resolve().parent
 
 def environment(board, kind='T4x2', env=None, **options):
-    "The environment of a machine with made-up cards; `options` are those of pretend_board's `KIND`, values to `put` as they are."
+    "The environment of a machine with made-up cards; `options` are those of pretend_board's `KIND`."
     options['put'] = {place: repr(value) for place,value in options.get('put', {}).items()}
     Path(board).mkdir(parents=True, exist_ok=True)
     env = dict(os.environ if env is None else env)

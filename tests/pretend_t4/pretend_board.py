@@ -1,8 +1,8 @@
 """What the made-up cards are, and what every process holds on them. It needs no torch: nvidia-smi and NVML read it too.
 
-`PRETEND_GPUS` is 'T4x2', 'T4', 'P100', 'L4x2' and so on, or a JSON object with the keys of `KIND` (all sizes in MiB).
-`PRETEND_BOARD` is a folder with one file a process, `{pid}.json`: what it holds of each card, and its log. The file of a
-dead process stays as its log, and counts no more."""
+`PRETEND_GPUS` is 'T4x2', 'T4', 'P100', 'L4x2' and so on, or a JSON object with keys of `KIND` (sizes in MiB).
+`PRETEND_BOARD` is a folder with one file a process, `{pid}.json`: what it holds of each card, and its log.
+The file of a dead process stays as its log, and counts no more."""
 import json, os
 from pathlib import Path
 

@@ -1,10 +1,11 @@
 """Made-up CUDA cards for a torch that has none. `install()` is called in every process by sitecustomize.
 
-How it is done. A function mode sends everything asked of 'cuda:N' to the CPU and notes the card; a dispatch mode gives what
-an operation makes to the card of what it was made from, counts the storages that live, rounded up to 512 bytes as CUDA's
-allocator does, and raises `torch.OutOfMemoryError` where a card would. Both are in force in every thread. A tensor's own
-`device` stays 'cpu', so what a library makes with `device=x.device` counts only once it is combined with a card's tensor.
-Attention is sent where a T4 sends it: below capability 8.0 the math kernel with `enable_gqa`, else the efficient one.
+How it is done. A function mode sends everything asked of 'cuda:N' to the CPU and notes the card. A dispatch mode gives
+what an operation makes to the card of what it was made from, counts the storages that live, rounded up to 512 bytes as
+CUDA's allocator does, and raises `torch.OutOfMemoryError` where a card would. Both are in force in every thread.
+A tensor's own `device` stays 'cpu': what a library makes with `device=x.device` is the host's, and only what comes of it
+and a card's tensor is counted. Attention is sent where a card of the capability sends it: with `enable_gqa` below 8.0 to
+the math kernel, else to the efficient one. Products of float16 are computed in `half` and rounded once.
 
 Faults. `faults` in `PRETEND_GPUS` is a list of objects; each happens at an allocation on a card:
   do      'oom' (default), 'kill' (SIGKILL) or 'error' (a RuntimeError)
@@ -17,7 +18,8 @@ Faults. `faults` in `PRETEND_GPUS` is a list of objects; each happens at an allo
   once    true: once in all processes together (needs `PRETEND_BOARD`)
 So {'within': 'coderank_qdrant.devices:sweep'} is a card that runs out of memory in every sweep, and
 {'within': 'coderank_qdrant.parallel:begin', 'call': 3, 'times': 1} one that does so at a process' third batch."""
-import atexit, ctypes, functools, math, os, signal, sys, threading, time, types, weakref
+import atexit, ctypes, functools, math, os, signal, sys, threading, time, weakref
+from types import SimpleNamespace
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,12 +37,15 @@ counts, loads, marks = {}, [], []
 
 def count(what, n=1): counts[what] = counts.get(what, 0) + n
 def round_up(n, to): return -(-n // to) * to
+def size(n): return f'{n / 2**30:.2f} GiB' if n >= 2**30 else f'{n / MIB:.2f} MiB'
 
 class Card:
     "What this process has on a card, in bytes."
     def __init__(self, index):
-        self.index, self.now, self.peak, self.reserved, self.most, self.top = index, 0, 0, 0, 0, 0
-        self.context, self.ooms, self.fraction, self.operations = False, 0, 1., 0
+        self.index, self.context, self.fraction = index, False, 1.
+        self.now = self.peak = self.top = 0  # allocated: at the moment, at the most since a reset, at the most ever
+        self.reserved = self.most = 0        # taken from the driver: at the moment, at the most since a reset
+        self.ooms = self.operations = 0
 
     @property
     def held(self): return self.reserved + CARDS['context'] * MIB * self.context
@@ -75,18 +80,18 @@ class Card:
     def refuse(self, n):
         self.ooms += 1
         publish()
-        gib = lambda b: f'{b / 2**30:.2f} GiB' if b >= 2**30 else f'{b / MIB:.2f} MiB'
         raise torch.OutOfMemoryError(
-            f'CUDA out of memory. Tried to allocate {gib(n)}. GPU {self.index} has a total capacity of {gib(CARDS["total"] * MIB)} '
-            f'of which {gib(self.free())} is free. Of the allocated memory {gib(self.now)} is allocated by PyTorch, and '
-            f'{gib(self.reserved - self.now)} is reserved by PyTorch but unallocated.')
+            f'CUDA out of memory. Tried to allocate {size(n)}. GPU {self.index} has a total capacity of '
+            f'{size(CARDS["total"] * MIB)} of which {size(self.free())} is free. Of the allocated memory {size(self.now)} '
+            f'is allocated by PyTorch, and {size(self.reserved - self.now)} is reserved by PyTorch but unallocated.')
 
     def give_back(self):
         "What is reserved and not used."
         self.reserved = self.need(self.now)
 
     def facts(self):
-        return dict(used=self.context, peak=self.top, reserved=self.reserved, allocated=self.now, ooms=self.ooms, operations=self.operations)
+        return dict(used=self.context, peak=self.top, reserved=self.reserved, allocated=self.now, ooms=self.ooms,
+                    operations=self.operations)
 
 cards = [Card(i) for i in range(CARDS['count'])]
 
@@ -96,17 +101,18 @@ def publish():
     if not folder: return
     with lock:
         here.told = time.monotonic()
-        write_board(folder, os.getpid(), dict(pid=os.getpid(), parent=os.getppid(), argv=sys.argv[:3], held=[c.held for c in cards],
-                    cards=[c.facts() for c in cards], counts=counts, loads=loads))
+        mine = dict(pid=os.getpid(), parent=os.getppid(), argv=sys.argv[:3], counts=counts, loads=loads)
+        write_board(folder, os.getpid(), {**mine, 'held': [c.held for c in cards], 'cards': [c.facts() for c in cards]})
 
 # Faults
+
+def new_mark(fault): return dict(fault=fault, calls=0, inside=set(), hits=0, done=0)
 
 def watch(module, fault):
     "Know when a fault's function runs, and count its calls."
     *path, name = fault['within'].partition(':')[2].split('.')
-    owner = functools.reduce(getattr, path, module)
-    real = getattr(owner, name)
-    mark = dict(fault=fault, calls=0, inside=set(), hits=0, done=0)
+    holder = functools.reduce(getattr, path, module)
+    real, mark = getattr(holder, name), new_mark(fault)
     marks.append(mark)
     @functools.wraps(real)
     def watched(*args, **kw):
@@ -115,7 +121,7 @@ def watch(module, fault):
         mark['inside'].add(call)
         try: return real(*args, **kw)
         finally: mark['inside'].discard(call)
-    setattr(owner, name, watched)
+    setattr(holder, name, watched)
 
 def first_anywhere(i):
     "Whether no other process was first."
@@ -205,8 +211,8 @@ def card_of(device):
 
 def launch_error(what):
     kind = getattr(torch, 'AcceleratorError', RuntimeError)
-    return kind(f'CUDA error: {what}\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace '
-                'below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1')
+    return kind(f'CUDA error: {what}\nCUDA kernel errors might be asynchronously reported at some other API call, so the '
+                'stacktrace below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1')
 
 # The two modes
 
@@ -219,8 +225,8 @@ class made_on:
     def __exit__(self, *_): here.where = self.before
 
 PRODUCTS = 'mm', 'addmm', 'bmm', 'baddbmm', '_scaled_dot_product_flash_attention_for_cpu'
-NO_KERNEL = {'empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided', 'copy_', '_to_copy', 'detach', 'alias', 'clone',
-             'lift_fresh', '_local_scalar_dense', 'set_', 'resize_'}
+NO_KERNEL = {'empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided', 'copy_', '_to_copy', 'clone',
+             'detach', 'alias', 'lift_fresh', '_local_scalar_dense', 'set_', 'resize_'}  # memory and copies only
 
 @functools.cache
 def composite(func): return func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
@@ -232,6 +238,11 @@ def in_wider(func, args, kwargs):
     if not half: return func(*args, **kwargs)
     out = func(*tree_map_only(torch.Tensor, wide, args), **tree_map_only(torch.Tensor, wide, kwargs))
     return tree_map_only(torch.Tensor, lambda t: t.to(torch.float16) if t.dtype is HALF else t, out)
+
+def new_in(out, *sources):
+    "Tensors with a storage that no source has: what is written in place stays where it was."
+    old = {key_of(t) for t in tree_leaves(sources) if strided(t)}
+    return [t for t in tree_leaves(out) if strided(t) and key_of(t) not in old]
 
 class Count(TorchDispatchMode):
     "Gives what operations make to cards."
@@ -247,16 +258,16 @@ class Count(TorchDispatchMode):
         product = name in PRODUCTS and HALF is not torch.float16 and '.out' not in str(func)
         out = in_wider(func, args, kwargs) if product else func(*args, **kwargs)
         cards[card].operations += 1
-        for t in tree_leaves(out): give(t, card)
+        for t in new_in(out, args, kwargs): give(t, card)
         if time.monotonic() - getattr(here, 'told', 0) > .5: publish()
         return out
 
-def is_device(x): return isinstance(x, torch.device) or isinstance(x, str) and x.partition(':')[0] in ('cpu', 'cuda', 'meta')
+def is_device(x):
+    return isinstance(x, torch.device) or isinstance(x, str) and x.partition(':')[0] in ('cpu', 'cuda', 'meta')
 
 def number(x): return type(x) is int
 
-READS = {'item', 'tolist', '__bool__', '__int__', '__float__', '__index__'}
-CUDA = torch.device('cuda', 0).type
+READS = {'item', 'tolist', '__bool__', '__int__', '__float__', '__index__'}  # which wait for the card
 
 class Redirect(TorchFunctionMode):
     "Sends what is asked of a card to the CPU."
@@ -284,7 +295,8 @@ class Redirect(TorchFunctionMode):
 
     def pinned(self, func, args, kwargs):
         kwargs.pop('pin_memory')
-        if kwargs.get('device') is not None and card_of(kwargs['device']) is not None: raise RuntimeError('Only dense CPU tensors can be pinned')
+        asked = kwargs.get('device')
+        if asked is not None and card_of(asked) is not None: raise RuntimeError('Only dense CPU tensors can be pinned')
         with made_on(HOST): return pin(func(*args, **kwargs))
 
     def on_to(self, func, args, kwargs):
@@ -298,8 +310,9 @@ class Redirect(TorchFunctionMode):
         if to is not None and device is not None:
             if at is None: kwargs['device'] = torch.device('cpu')
             else: rest[at] = torch.device('cpu')
-        if not strided(source) or device is not None and to is None and torch.device(device).type != 'cpu': return func(source, *rest, **kwargs)
-        non_blocking = kwargs.get('non_blocking') or any(a is True for a in rest[1:2] + rest[2:3])
+        elsewhere = device is not None and to is None and torch.device(device).type != 'cpu'  # meta, say
+        if elsewhere or not strided(source): return func(source, *rest, **kwargs)
+        non_blocking = kwargs.get('non_blocking') or any(a is True for a in rest[1:3])
         return self.move(source, to, lambda: func(source, *rest, **kwargs), non_blocking)
 
     def move(self, source, to, work, non_blocking=False):
@@ -331,18 +344,20 @@ class Redirect(TorchFunctionMode):
         to, source = args[:2]
         come, goes = (owner(t) if strided(t) else None for t in (source, to))
         if come != goes and strided(source) and strided(to):
-            self.tell(source.nbytes, come, goes, is_pinned(source), kwargs.get('non_blocking') or args[2:3] == (True,))
+            waits_not, host = kwargs.get('non_blocking') or args[2:3] == (True,), source if come is None else to
+            self.tell(source.nbytes, come, goes, is_pinned(host), waits_not)
         return func(*args, **kwargs)
 
     def on_numpy(self, func, args, kwargs):
         card = owner(args[0])
         if card is None: return func(*args, **kwargs)
-        raise TypeError(f"can't convert cuda:{card} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+        raise TypeError(f"can't convert cuda:{card} device type tensor to numpy. "
+                        'Use Tensor.cpu() to copy the tensor to host memory first.')
 
     on___array__ = on_numpy
 
     def on_pin_memory(self, func, args, kwargs):
-        if owner(args[0]) is not None: raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
+        if owner(args[0]) is not None: raise RuntimeError('cannot pin a tensor of a card: only dense CPU tensors can be')
         if is_pinned(args[0]): return args[0]
         with made_on(HOST): return pin(args[0].clone())
 
@@ -361,8 +376,8 @@ class Redirect(TorchFunctionMode):
         a = {**dict(attn_mask=None, dropout_p=0., is_causal=False), **dict(zip(names, args)), **kwargs}
         q, k, v = a.pop('query'), a.pop('key'), a.pop('value')
         if a.get('enable_gqa') and CAPABILITY < (8, 0):
-            math_kernel = torch.ops.aten._scaled_dot_product_attention_math
-            return math_kernel(q, k, v, a['attn_mask'], a['dropout_p'], a['is_causal'], None, scale=a.get('scale'), enable_gqa=True)[0]
+            math_kernel, more = torch.ops.aten._scaled_dot_product_attention_math, dict(scale=a.get('scale'), enable_gqa=True)
+            return math_kernel(q, k, v, a['attn_mask'], a['dropout_p'], a['is_causal'], None, **more)[0]
         mask = a['attn_mask']
         if mask is not None and mask.dtype is torch.bool:  # the efficient kernel wants numbers
             a['attn_mask'] = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask.logical_not(), -math.inf)
@@ -385,14 +400,14 @@ class Stream:
 
 class Event:
     "A moment."
-    def __init__(self, enable_timing=False, blocking=False, interprocess=False, external=False): self.timed, self.at = enable_timing, None
+    def __init__(self, enable_timing=False, **_): self.timed, self.at = enable_timing, None
     def record(self, stream=None): self.at = time.perf_counter()
     def wait(self, stream=None): pass
     def query(self): return True
     def synchronize(self): count('synchronised')
     def elapsed_time(self, end):
-        if not (self.timed and end.timed): raise ValueError('Both events must be created with argument enable_timing=True.')
-        if self.at is None or end.at is None: raise ValueError('Both events must be recorded before calculating elapsed time.')
+        if not (self.timed and end.timed): raise ValueError('Both events must be created with enable_timing=True.')
+        if None in (self.at, end.at): raise ValueError('Both events must be recorded before calculating elapsed time.')
         return 1000 * (end.at - self.at)
 
 class Switch:
@@ -420,8 +435,8 @@ def current_stream(device=None):
 
 def properties(device=None):
     card_of(device)
-    return types.SimpleNamespace(name=CARDS['name'], total_memory=CARDS['total'] * MIB, major=CAPABILITY[0], minor=CAPABILITY[1],
-                                 multi_processor_count=CARDS['processors'], warp_size=32, is_integrated=False)
+    return SimpleNamespace(name=CARDS['name'], total_memory=CARDS['total'] * MIB, multi_processor_count=CARDS['processors'],
+                           major=CAPABILITY[0], minor=CAPABILITY[1], warp_size=32, is_integrated=False)
 
 def mem_get_info(device=None):
     card = named(device)
@@ -452,19 +467,24 @@ def memory_stats(device=None):
 
 def set_fraction(fraction, device=None): named(device).fraction = fraction
 
+def set_device(device): here.card = card_of(device)
+def set_stream(stream): here.stream = stream
+def bfloat16(including_emulation=True): return including_emulation or CAPABILITY >= (8, 0)  # a T4 says yes by default
+
+def of_card(field): return lambda device=None: getattr(named(device), field)
+
 ANSWERS = dict(
-    is_available=lambda: bool(cards), is_initialized=lambda: any(c.context for c in cards), device_count=lambda: len(cards),
-    init=lambda: None, _lazy_init=lambda: None, get_device_properties=properties, get_device_name=lambda device=None: properties(device).name,
+    is_available=lambda: bool(cards), device_count=lambda: len(cards), init=lambda: None, _lazy_init=lambda: None,
+    is_initialized=lambda: any(c.context for c in cards), current_device=lambda: card_of(None), set_device=set_device,
+    get_device_properties=properties, get_device_name=lambda device=None: properties(device).name,
     get_device_capability=lambda device=None: (properties(device).major, properties(device).minor),
-    mem_get_info=mem_get_info, memory_allocated=lambda device=None: named(device).now, memory_reserved=lambda device=None: named(device).reserved,
-    max_memory_allocated=lambda device=None: named(device).peak, max_memory_reserved=lambda device=None: named(device).most,
-    reset_peak_memory_stats=reset_peak, reset_max_memory_allocated=reset_peak, memory_stats=memory_stats, empty_cache=empty_cache,
-    synchronize=synchronize, current_device=lambda: card_of(None), set_device=lambda device: setattr(here, 'card', card_of(device)),
-    device=DeviceSwitch, stream=StreamSwitch, StreamContext=StreamSwitch, Stream=Stream, Event=Event, current_stream=current_stream,
-    default_stream=Stream, set_stream=lambda stream: setattr(here, 'stream', stream),
-    is_bf16_supported=lambda including_emulation=True: including_emulation or CAPABILITY >= (8, 0),
-    get_arch_list=lambda: [f'sm_{major}{minor}' for major,minor in ARCH], ipc_collect=lambda: None,
-    set_per_process_memory_fraction=set_fraction)
+    get_arch_list=lambda: [f'sm_{major}{minor}' for major,minor in ARCH], is_bf16_supported=bfloat16,
+    mem_get_info=mem_get_info, memory_allocated=of_card('now'), memory_reserved=of_card('reserved'),
+    max_memory_allocated=of_card('peak'), max_memory_reserved=of_card('most'), memory_stats=memory_stats,
+    reset_peak_memory_stats=reset_peak, reset_max_memory_allocated=reset_peak, empty_cache=empty_cache,
+    set_per_process_memory_fraction=set_fraction, ipc_collect=lambda: None, synchronize=synchronize,
+    device=DeviceSwitch, stream=StreamSwitch, StreamContext=StreamSwitch, Stream=Stream, Event=Event,
+    current_stream=current_stream, default_stream=Stream, set_stream=set_stream)
 
 def modes_in_threads():
     "Threads that begin from here on have both modes."
@@ -491,7 +511,7 @@ def install():
     for name, answer in ANSWERS.items():
         setattr(torch.cuda, name, answer)
         if hasattr(torch.cuda.memory, name): setattr(torch.cuda.memory, name, answer)
-    marks.extend(dict(fault=f, calls=0, inside=set(), hits=0, done=0) for f in CARDS['faults'] if not f.get('within'))
+    marks.extend(new_mark(f) for f in CARDS['faults'] if 'within' not in f)
     modes_in_threads()
     enter_modes()
     if threading.current_thread() is not threading.main_thread(): enter_in_main()

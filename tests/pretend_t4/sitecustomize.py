@@ -1,7 +1,7 @@
 """In every Python process of a machine with made-up cards: torch is patched as soon as it has been imported.
 
-It does nothing without `PRETEND_GPUS`. Another sitecustomize further down the path is run after it, torch's patch included,
-so that a test can add faults of its own."""
+It does nothing without `PRETEND_GPUS`. The next sitecustomize on the path is run after it, so that a test can add
+faults of its own; what it imports is patched already."""
 import ast, functools, importlib.util, os, sys
 from pathlib import Path
 
