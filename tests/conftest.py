@@ -2,6 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 import pytest
+from pretend_t4 import cards
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent/'shared/qdrant_ecosystem'
