@@ -22,7 +22,7 @@ def test_help_names_every_option():
     import inspect
     p = run_cli('--help')
     assert p.returncode == 0
-    assert all(f'--{o}' in p.stdout for o in inspect.signature(embed_corpus).parameters if o not in ('root',))
+    assert all(f'--{o}' in p.stdout for o in inspect.signature(embed_corpus).parameters if o not in ('root', 'keep'))
 
 def test_a_dry_run_writes_nothing(corpus, tmp_path):
     p = run_cli(corpus, '--out', tmp_path/'out', '--profile', 'offline', '--dry_run')

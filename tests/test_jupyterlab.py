@@ -97,7 +97,10 @@ def wait_for(page, seconds, condition):
     page.screenshot(path=SHOTS/'late.png')
     raise AssertionError(f'not within {seconds} s; output/screenshots/late.png shows the page')
 
-def prompts(page): return [p.inner_text() for p in page.query_selector_all('.jp-CodeCell .jp-InputPrompt')]
+def prompts(page):
+    "Of the cells whose code is shown: a folded one has no number to read."
+    shown = page.query_selector_all('.jp-CodeCell:not(:has(.jp-InputPlaceholder)) .jp-InputPrompt')
+    return [p.inner_text() for p in shown]
 def all_executed(page): return all(re.search(r'\[\d+\]', p) for p in prompts(page))
 def errors(page): return page.query_selector_all('[data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
 
