@@ -491,6 +491,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'coderank_qdrant.places._begin': ('places.html#_begin', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places._bytes_here': ('places.html#_bytes_here', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places._checked': ('places.html#_checked', 'coderank_qdrant/places.py'),
+                                        'coderank_qdrant.places._faults': ('places.html#_faults', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places._fetch': ('places.html#_fetch', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places._fetch_file': ('places.html#_fetch_file', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places._few': ('places.html#_few', 'coderank_qdrant/places.py'),

@@ -53,7 +53,7 @@ def find_input(name:str='qdrant_ecosystem', # The corpus folder's name, or a pat
     if len(found) > 1: raise InputError(f'{name} is in {len(found)} places: {where}. Name the one you mean.')
     return next(iter(found.values()), None) or (Path(local)/name if (Path(local)/name).is_dir() else None)
 
-# %% ../nbs/02_places.ipynb #f249feb6
+# %% ../nbs/02_places.ipynb #8655aa53
 def safetensors_size(file:Path, # A safetensors file, whole or not
                      largest:int=100_000_000 # Bytes of a header; the format's own limit
                     )->int: # Bytes the file should have; None where the header itself is not whole
@@ -77,7 +77,7 @@ def file_fault(file:Path # A file that a model needs
     if size < whole: return f'{file.name} is cut off: {size:,} of {whole:,} bytes are here'
     return f'{file.name} is broken: it has {size:,} bytes, its header says {whole:,}' if size > whole else ''
 
-# %% ../nbs/02_places.ipynb #ff5083cd
+# %% ../nbs/02_places.ipynb #6b57589d
 INDEX = 'model.safetensors.index.json'
 
 def weight_files(path:Path # A model's folder
@@ -96,20 +96,24 @@ def _interrupted(path):
     return [f'an interrupted download left {p.name[-24:]} with {p.stat().st_size:,} bytes' for p in parts]
 
 def _few(words, most=4):
-    return '; '.join(words[:most]) + (f'; and {len(words) - most} more' if len(words) > most else '')
+    return words[:most] + ([f'and {len(words) - most} more'] if len(words) > most else [])
 
 def why_no_model(path:Path # A folder that should hold a model
                 )->str: # What is missing, or '' if a model can be loaded from it
     "The reason why a folder cannot be loaded as a model."
     if not path.is_dir(): return 'no such folder'
-    if not (path/'config.json').exists(): return _few([file_fault(path/'config.json') if (path/'config.json').is_symlink() else 'it has no config.json', *_interrupted(path)])
+    faults = _faults(path)
+    return '; '.join(_few(faults) + _few(_interrupted(path))) if faults else ''
+
+def _faults(path):
+    "Everything that keeps a folder from being a whole model."
+    if not (path/'config.json').is_symlink() and not (path/'config.json').exists(): return ['it has no config.json']
     try: weights = weight_files(path)
-    except InputError as e: return str(e)
-    if not weights: return PICKLED if any(path.glob('*.bin')) else _few(['it has no .safetensors file', *_interrupted(path)])
+    except InputError as e: return [str(e)]
+    if not weights: return [PICKLED if any(path.glob('*.bin')) else 'it has no .safetensors file']
     dangling = {p for p in path.rglob('*') if p.is_symlink() and not p.exists()}
     faults = [fault for f in sorted({path/'config.json', *weights, *dangling}) if (fault := file_fault(f))]
-    if faults: return _few(faults + _interrupted(path))
-    return '' if any((path/f).is_file() for f in TOKENIZERS) else 'it has no tokenizer'
+    return faults or ([] if any((path/f).is_file() for f in TOKENIZERS) else ['it has no tokenizer'])
 
 PICKLED = 'it has pickled weights only, which are refused; convert them to safetensors'
 TOKENIZERS = 'tokenizer.json', 'vocab.txt', 'tokenizer.model', 'vocab.json'
@@ -194,7 +198,7 @@ def _bytes_here(facts, name):
     if any(_size(f) == size for f in whole): return size
     return min(_size(blobs/f'{facts.blobs[name]}.incomplete'), size)
 
-# %% ../nbs/02_places.ipynb #8d300077
+# %% ../nbs/02_places.ipynb #5986ab41
 def hub_reason(error:Exception # Raised by the hub's client
               )->str: # One line
     "Why the hub's client failed, in its own words."
@@ -229,7 +233,7 @@ def patiently(ask, # Called without arguments
         wait(WAITS[tries])
         tries += 1
 
-# %% ../nbs/02_places.ipynb #252fc2c3
+# %% ../nbs/02_places.ipynb #4a62543d
 def _answered(error): return getattr(error, 'response', None) is not None and _passes(error)
 
 def hub_facts(hub_id:str # `owner/name`
@@ -246,7 +250,7 @@ def hub_facts(hub_id:str # `owner/name`
     blobs = {f.rfilename: f.lfs.sha256 if f.lfs else f.blob_id for f in files}
     return HubFacts(hub_id, info.sha, sizes, blobs, dict(info.safetensors.parameters) if info.safetensors else {})
 
-# %% ../nbs/02_places.ipynb #1905260b
+# %% ../nbs/02_places.ipynb #20d4d146
 def in_words(n:float # Bytes
             )->str: # Such as '28.3 GB'
     "A size as people write it."
@@ -269,7 +273,7 @@ def check_room(facts:HubFacts, # Of the model to be fetched
         raise InputError(f'{facts.hub_id} needs {in_words(facts.missing)} more in the hub cache {hub_cache()}, where {in_words(free)} are free. '
                          'Set HF_HOME to a folder on a larger disk, delete what is not needed there, or attach the model instead')
 
-# %% ../nbs/02_places.ipynb #81ba0ee4
+# %% ../nbs/02_places.ipynb #87563336
 class Stopped(Exception):
     "A download was told to stop."
 
@@ -298,7 +302,7 @@ class PartFile:
         self.hash = hashlib.sha256()
         return self.file.truncate()
 
-# %% ../nbs/02_places.ipynb #6c3e107f
+# %% ../nbs/02_places.ipynb #7c58c1c7
 def _begin(facts, name):
     "The file to write to: bytes of an earlier try are kept, those that cannot be right are removed."
     size, blob = facts.files[name][0], _repo(facts.hub_id)/'blobs'/facts.blobs[name]
@@ -358,7 +362,7 @@ def fetch_files(facts:HubFacts, # Of the model
             for t in tasks: t.cancel()
             raise
 
-# %% ../nbs/02_places.ipynb #760b1ba9
+# %% ../nbs/02_places.ipynb #8f818a6f
 def _moment(model, total, seen):
     "The numbers of this moment, from the latest (second, bytes)."
     (first, before), (last, done) = seen[0], seen[-1]
@@ -391,7 +395,7 @@ def telling(model:str, # Its name, as it is shown
         watcher.join()
     tell()
 
-# %% ../nbs/02_places.ipynb #e8903df7
+# %% ../nbs/02_places.ipynb #ff52e7ea
 FETCHED = {} # hub id: commit, of the snapshots that this process has fetched
 
 @contextmanager
@@ -443,13 +447,13 @@ def fetch_weights(hub_id:str, # `owner/name`
         with _quiet(told is not None), telling(name or hub_id, facts, told): folder = _fetch(facts)
     except InputError: raise
     except Exception as e:
-        kept = f' {in_words(facts.done)} of {in_words(facts.total)} are kept and the next try goes on from there.'
-        raise InputError(f'{hub_id} cannot be fetched ({hub_reason(e)}).{kept}') from e
+        kept = f'{in_words(facts.done)} of {in_words(facts.total)} are kept, and the next try goes on from there'
+        raise InputError(f'{hub_id} cannot be fetched ({hub_reason(e)}); {kept}') from e
     lacking = [n for n,(size,_) in facts.files.items() if _size(folder/n) != size]
-    if lacking: raise InputError(f'{hub_id} is incomplete after its download: {_few(lacking)}')
+    if lacking: raise InputError(f'{hub_id} is incomplete after its download, it lacks {", ".join(_few(lacking))}')
     return _checked(folder)
 
-# %% ../nbs/02_places.ipynb #9844298b
+# %% ../nbs/02_places.ipynb #fc150b69
 def _offline(): return os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON')
 
 def in_hub_cache(hub_id:str # `owner/name`
@@ -473,7 +477,7 @@ def on_hub(hub_id:str, # `owner/name`
     if _offline(): raise InputError('HF_HUB_OFFLINE is set')
     return fetch_weights(hub_id, told, name)
 
-# %% ../nbs/02_places.ipynb #81d891c8
+# %% ../nbs/02_places.ipynb #b25c021a
 @dataclass(frozen=True)
 class Download:
     "What one model still has to fetch."

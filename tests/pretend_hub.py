@@ -61,6 +61,8 @@ class PretendHub:
 
     @property
     def url(self): return f'http://127.0.0.1:{self.server.server_port}'
+    @property
+    def far(self): return f'http://localhost:{self.server.server_port}'  # where large files are: another host, as with the hub
 
     def environment(self, home, **more):
         "For a child process whose hub this is, with its cache in the folder `home`."
@@ -159,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         file = repository.files[name]
         if file.sha256 is None: return self.content(hub_id, name, X_Repo_Commit=repository.commit)
         linked = dict(X_Linked_Size=self.size(name, file), X_Linked_ETag=f'"{file.sha256}"')
-        self.head(302, 0, Location=f'{self.hub.url}/cdn/{hub_id}/{name}', X_Repo_Commit=repository.commit, ETag=f'"{file.git}"', **linked)
+        self.head(302, 0, Location=f'{self.hub.far}/cdn/{hub_id}/{name}', X_Repo_Commit=repository.commit, ETag=f'"{file.git}"', **linked)
 
     def content(self, hub_id, name, **headers):
         repository = self.repository(hub_id)

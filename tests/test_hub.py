@@ -1,5 +1,5 @@
 "Downloads from a pretended hub on loopback: resumed, checked, told about, refused with a reason."
-import json, os, shutil, signal, socket, subprocess, sys, time
+import json, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 import pytest
 from conftest import make_bert, free_port
@@ -65,7 +65,6 @@ def test_a_download_goes_through_and_loads(hub, sharded, tmp_path):
 def test_progress_is_told_while_it_runs(hub, sharded, tmp_path):
     hub.slow(25e6)
     _, _, told = child(hub, tmp_path, '''
-from coderank_qdrant.places import find_weights
 moments = []
 folder, place = find(watch=lambda t: moments.append({**t, 'at': time.time()}))
 print(json.dumps([str(folder), place, moments]))''')
@@ -112,8 +111,9 @@ def test_a_killed_download_is_resumed(hub, sharded, tmp_path):
 def test_what_an_interrupted_download_lacks_is_named(hub, sharded, tmp_path):
     hub.slow(25e6)
     killed(hub, tmp_path, BLOCK)
+    part, = tmp_path.rglob(f'{hub.repositories[HUB_ID].files[largest(sharded).name].sha256}.incomplete')
     said, _ = child(hub, tmp_path, FAILS, HF_HUB_OFFLINE='1')
-    assert f'{largest(sharded).name} is missing' in said and f'.incomplete with {BLOCK:,}' in said and 'HF_HUB_OFFLINE is set' in said
+    assert f'{largest(sharded).name} is missing' in said and f'{part.name[-24:]} with {part.stat().st_size:,} bytes' in said and 'HF_HUB_OFFLINE is set' in said
 
 def test_bytes_that_are_not_the_hubs_are_fetched_anew(hub, sharded, tmp_path):
     file = largest(sharded)
@@ -134,8 +134,8 @@ def cached(sharded, tmp_path_factory):
     with pretend_hub({HUB_ID: sharded}) as h: child(h, home, FOUND)
     return home
 
-@pytest.mark.parametrize('harm, said', [(cut_off, 'is cut off:'), (removed, 'is missing'), (dangling, 'is a link to a file that is not there')])
-def test_an_incomplete_snapshot_is_mended(hub, sharded, cached, tmp_path, harm, said):
+@pytest.mark.parametrize('harm, said, again', [(cut_off, 'is cut off:', 100), (removed, 'is missing', 0), (dangling, 'is a link to a file that is not there', None)])
+def test_an_incomplete_snapshot_is_mended(hub, sharded, cached, tmp_path, harm, said, again):
     home, file = tmp_path/'home', largest(sharded)
     shutil.copytree(cached, home, symlinks=True)
     snapshot = next(home.glob('hub/models--me--tiny/snapshots/*'))
@@ -144,7 +144,7 @@ def test_an_incomplete_snapshot_is_mended(hub, sharded, cached, tmp_path, harm, 
     assert f'{file.name} {said}' in child(hub, home, FAILS, HF_HUB_OFFLINE='1')[0]
     folder, place, _ = child(hub, home, FOUND)
     assert (Path(folder), place) == (snapshot, 'hub') and (snapshot/file.name).read_bytes() == file.read_bytes()
-    assert hub.sent(file.name) == dict(is_cut=100).get('is_cut' if harm is cut_off else '', 0 if harm is removed else file.stat().st_size)
+    assert hub.sent(file.name) == (file.stat().st_size if again is None else again)
 
 @pytest.mark.parametrize('name', ['tokenizer.json', '1_Pooling/config.json'])
 def test_a_small_file_that_is_gone_is_fetched(hub, cached, tmp_path, name):
@@ -168,9 +168,9 @@ def test_a_disk_that_is_too_small_is_said_before_the_first_byte(hub, sharded, tm
     file = largest(sharded)
     hub.claim(file.name, 10**18)
     said, _ = child(hub, tmp_path, FAILS)
-    free = shutil.disk_usage(tmp_path).free
+    free, (number, unit) = shutil.disk_usage(tmp_path).free, re.search(r'where ([\d.]+) (GB|TB) are free', said).groups()
     assert 'needs 1000000.0 TB more in the hub cache' in said and str(tmp_path) in said and 'are free' in said and 'HF_HOME' in said
-    assert f'{free/1e9:.0f}'[:2] in said and not any(r['file'] for r in hub.requests)
+    assert abs(float(number) * dict(GB=1e9, TB=1e12)[unit] / free - 1) < .1 and not any(r['file'] for r in hub.requests)
 
 @pytest.mark.parametrize('status, code, said', [(401, 'GatedRepo', '401'), (403, 'GatedRepo', 'gated repo'), (404, 'RepoNotFound', '404')])
 def test_a_refusal_keeps_its_reason(hub, tmp_path, status, code, said):
@@ -181,17 +181,14 @@ def test_a_refusal_keeps_its_reason(hub, tmp_path, status, code, said):
 def test_a_hub_that_goes_away_keeps_its_reason_and_what_came(hub, sharded, tmp_path):
     file = largest(sharded)
     hub.cut_once(file.name, BLOCK + 5)
-    hub.answer(f'/resolve/{hub.repositories[HUB_ID].commit}/{file.name}', 0, times=0)
-    code = FAILS.replace('find()', 'find()')
-    hub.statuses.append([f'/cdn/{HUB_ID}/{file.name}', 500, 0, None])
     real = hub.fault
     def fault(path):
         "After the cut this file is not to be had."
         gone = path.endswith(file.name) and '/cdn/' in path and file.name not in hub.cuts
         return (500, None) if gone else real(path)
     hub.fault = fault
-    error, _ = child(hub, tmp_path, code)
-    assert '500' in error and 'are kept and the next try goes on from there' in error
+    error, _ = child(hub, tmp_path, FAILS)
+    assert '500' in error and 'are kept, and the next try goes on from there' in error
     hub.fault = real
     child(hub, tmp_path, FOUND)
     assert hub.sent(file.name) == file.stat().st_size + 5
