@@ -2,7 +2,7 @@
 
 The folder itself goes first on PYTHONPATH: its sitecustomize patches torch. See pretend_board for the settings and
 pretend_torch for what is counted and which faults can be made."""
-import json, os
+import json, os, subprocess, sys
 from pathlib import Path
 import pytest
 from .pretend_board import kind_of, read_board, write_board
@@ -22,6 +22,13 @@ def environment(board, kind='T4x2', env=None, **options):
 def read_log(env):
     "What the processes wrote that used cards: a list of dict of pid, argv, held, cards, counts, loads."
     return [p for p in read_board(env['PRETEND_BOARD']).values() if p.get('cards')]
+
+def ask(env, code, *options):
+    "What a program prints last, as JSON."
+    code = f'import json, torch\ncuda = torch.cuda\n{code}'
+    p = subprocess.run([sys.executable, *options, '-c', code], env=env, capture_output=True, text=True, timeout=120)
+    assert p.returncode == 0, p.stderr
+    return json.loads(p.stdout.splitlines()[-1])
 
 def hold(env, card, mib):
     "Let this process hold memory of a card, as somebody else's program would; 0 lets go."
