@@ -4,6 +4,7 @@ from coderank_qdrant.corpus import *
 from coderank_qdrant.places import *
 from coderank_qdrant.models import *
 from coderank_qdrant.routing import *
+from coderank_qdrant.memory import *
 from coderank_qdrant.devices import *
 from coderank_qdrant.batching import *
 from coderank_qdrant.cache import *

@@ -8,6 +8,7 @@ __all__ = ['static_batch_size', 'static_batches', 'padding_waste', 'token_batche
 # %% ../nbs/07_batching.ipynb #d6a4069e
 import numpy as np
 from .places import *
+from .memory import USUAL
 
 # %% ../nbs/07_batching.ipynb #c52a654f
 def static_batch_size(model_gb:float, # Weights in memory, GB
@@ -55,4 +56,4 @@ def default_budget(device:str, # 'cpu' or 'cuda:N'
                    max_length:int # The model's longest row, in tokens
                   )->int: # Tokens a batch
     "The token budget where nothing has been measured."
-    return max(2048 if device == 'cpu' else 8192, max_length)
+    return max(USUAL[device != 'cpu'], max_length)

@@ -90,18 +90,19 @@ def folder_card(folder:Path, # A model's folder
                      query_prompt=prompts.get('query', ''), document_prompt=prompts.get('document', ''))
 
 def find_model(name:str, # A registered name, a folder, or a hub id
-               models_dir=None # Where people keep their own copies
+               models_dir=None, # Where people keep their own copies
+               told=None # Told about a download, see `telling`
               )->tuple: # `ModelCard`, folder, place; raises `InputError` or `NoWeights`
     "The card and the weights of a model."
     card = next((c for c in MODELS.values() if name in (c.name, c.hub_id)), None)
-    if card: return card, *find_weights(card.name, card.hub_id, card.package, models_dir)
+    if card: return card, *find_weights(card.name, card.hub_id, card.package, models_dir, told=told)
     if Path(name).is_dir():
         why = why_no_model(Path(name))
         if why: raise InputError(f'{name} is no model folder: {why}.')
         return folder_card(Path(name)), Path(name), 'folder'
     if name.startswith(('.', '/', '~')) or name.count('/') > 1: raise InputError(f'There is no model folder at {name}.')
     short = name.rpartition('/')[2]
-    folder, place = find_weights(short, name if '/' in name else '', None, models_dir)
+    folder, place = find_weights(short, name if '/' in name else '', None, models_dir, told=told)
     return folder_card(folder, short), folder, place
 
 # %% ../nbs/03_models.ipynb #74c21c84

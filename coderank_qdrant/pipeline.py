@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'NO_TOKEN', 'before_run', 'DEMO', 'usable_corpus', 'Failures', 'team_of', 'load_early', 'in_order', 'key_of',
-           'use_measured', 'load_model', 'check_free', 'load_planned', 'spaces_of', 'Count', 'jobs_of', 'commit',
-           'embed_model', 'versions', 'summarise', 'Run', 'write_outputs', 'sample_of', 'rehearse', 'verify_model',
-           'make_way', 'embed_corpus', 'verify_run', 'run_command', 'command', 'coderank_embed', 'chunk_tokenizer',
-           'coderank_chunk', 'demo_corpus']
+           'use_measured', 'load_model', 'check_free', 'tell_download', 'load_planned', 'spaces_of', 'Count', 'jobs_of',
+           'commit', 'embed_model', 'versions', 'summarise', 'Run', 'write_outputs', 'sample_of', 'rehearse',
+           'verify_model', 'make_way', 'embed_corpus', 'verify_run', 'run_command', 'command', 'coderank_embed',
+           'chunk_tokenizer', 'coderank_chunk', 'demo_corpus']
 
 # %% ../nbs/13_pipeline.ipynb #61715729
 import os, platform, sys, tempfile, time
@@ -15,7 +15,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from functools import wraps
+from functools import partial, wraps
 import importlib.metadata as md
 from pathlib import Path
 import numpy as np
@@ -28,6 +28,7 @@ from .corpus import *
 from .places import *
 from .models import *
 from .routing import *
+from .memory import *
 from .devices import *
 from .batching import *
 from .cache import *
@@ -98,7 +99,7 @@ def use_measured(m:ModelPlan, # A model's plan
         keep_calibration(key_of(m), replace(slowest, budget=min(c.budget for c in found)))
     c = m.strategy == 'tokens' and m.operations > SMALL and kept_calibration(key_of(m)) or (found[0] if found else None)
     if not c: return
-    m.speed, m.measured, m.memory = c.speed * len(m.placement.workers), True, c.memory
+    m.speed, m.measured, m.memory = c.speed * len(m.placement.workers), True, c.memory or m.memory
     use_budget(m, c.budget)
 
 def load_model(m:ModelPlan, # A model's plan
@@ -135,6 +136,13 @@ def check_free(m:ModelPlan # The plan of a model that did not fit
                              f'{m.card.name} does not fit beside it. End that program (nvidia-smi names it; on Kaggle: Run, Restart '
                              'session), or name another device with --devices.')
 
+def tell_download(events, # `Events`
+                  facts:dict # From `telling`
+                 ):
+    "Pass on how far a download is; what follows it is planning again."
+    events('download', **facts)
+    if facts['done'] == facts['total']: events('phase', phase='planning')
+
 def load_planned(corpus:Corpus, # What was read
                  profile:str, # See chapter routing
                  cache, # `VectorCache` or None
@@ -147,7 +155,7 @@ def load_planned(corpus:Corpus, # What was read
                 )->Plan: # Raises `NoWeights` with every model's reason
     "A plan whose models have been loaded and measured, as far as they fit beside each other."
     failures = failures or Failures()
-    known = dict(failed=failures.models, failed_ways=failures.ways, begin=lambda m: load_early(m, teams))
+    known = dict(told=partial(tell_download, events), failed=failures.models, failed_ways=failures.ways, begin=lambda m: load_early(m, teams))
     while True:
         plan = make_plan(corpus, profile, cache, devices, **known, **options)
         if devices[0].assumed: return plan

@@ -373,7 +373,7 @@ def _moment(model, total, seen):
 def telling(model:str, # Its name, as it is shown
             facts:HubFacts, # What is to be fetched
             told=None, # Called with a dict: model, done and total in bytes, rate in bytes a second, eta in seconds or None
-            every:float=.25, # Seconds
+            every:float=.5, # Seconds
             last:int=10 # Seconds that the rate is taken over
            ):
     "Tell about a download while it runs, and once more at its end."

@@ -21,7 +21,7 @@ class Events:
     "Passes events on to sinks; call it with the event's name and its facts."
     def __init__(self, *sinks): self.sinks = list(sinks)
     def __call__(self,
-        event:str, # Its name: 'start', 'phase', 'note', 'plan', 'batch', 'tick', 'oom', 'retry', 'quarantine', 'worker', 'write', 'end'
+        event:str, # Its name: 'start', 'phase', 'note', 'download', 'plan', 'batch', 'tick', 'oom', 'retry', 'quarantine', 'worker', 'write', 'end'
         **facts # Numbers and short texts
     ):
         e = dict(event=event, time=time.time(), **facts)
@@ -55,13 +55,13 @@ def thin(curve:list, # Of (time, tokens so far, bytes in use or None)
     return [(t, n, max(filter(None, (a, b)), default=None)) for (_,_,a),(t,n,b) in zip(curve[::2], curve[1::2])]
 
 # %% ../nbs/10_progress.ipynb #8c773832
-PHASES = 'reading', 'planning', 'loading', 'calibrating', 'embedding', 'writing', 'indexing'
+PHASES = 'reading', 'planning', 'downloading', 'loading', 'calibrating', 'embedding', 'writing', 'indexing'
 LINE = 'done', 'total', 'new', 'tokens', 'all_tokens', 'seconds'
 
 def new_view()->dict: # A view in which nothing has happened
     "The state before the first event."
     return dict(start=None, now=None, state='', phase='', told=False, spans=[], counts={}, counters={}, plan={}, devices={},
-                machine={}, messages=[], quarantined=[], retries=Counter(), collection='', end='')
+                machine={}, download={}, messages=[], quarantined=[], retries=Counter(), collection='', end='')
 
 def row_name(e:dict # An event with `device`, and on a CPU perhaps `pid`
             )->str: # Such as 'cuda:0', 'cpu' or 'cpu 4711'
@@ -130,6 +130,10 @@ def _on_oom(v, e): _row(v, row_name(e))['oom'] += 1
 def _on_retry(v, e): v['retries'][str(e.get('reason', 'no reason given'))] += 1
 def _on_quarantine(v, e): v['quarantined'] = [*v['quarantined'], (e.get('n', 1), str(e.get('reason', '')), e.get('ids', []))][:200]
 def _on_end(v, e): v['state'], v['end'] = e.get('state') or 'Done', e.get('text', '')
+def _on_download(v, e):
+    v['download'] = e
+    enter(v, 'downloading', e['time'])
+
 def _on_phase(v, e): v['told'] = True; enter(v, str(e.get('phase', '')), e['time'])
 
 def _on_sample(v, e):
@@ -144,7 +148,7 @@ def _on_sample(v, e):
 
 # %% ../nbs/10_progress.ipynb #e8585643
 FOLDS = dict(start=_on_start, phase=_on_phase, plan=_on_plan, batch=_on_batch, tick=_on_tick, oom=_on_oom, retry=_on_retry,
-             quarantine=_on_quarantine, worker=_on_worker, sample=_on_sample, end=_on_end)
+             quarantine=_on_quarantine, worker=_on_worker, sample=_on_sample, download=_on_download, end=_on_end)
 KEPT = 5
 
 def fold(v:dict, # A view, from `new_view`; changed
@@ -168,6 +172,12 @@ def view_of(events # Events of one run
 # %% ../nbs/10_progress.ipynb #ea90fbca
 def line_of(e): return progress_line(**{k: e[k] for k in LINE})
 def printable(s): return re.sub(r'[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]', '?', str(s))
+def download_line(e:dict # A 'download' event
+                 )->str: # One line
+    "How far a download is, in words."
+    left = f', ETA {e["eta"] / 60:.1f} min' if e.get('eta') else ''
+    return f'{e["model"]}: {in_words(e["done"])} of {in_words(e["total"])} ({e["done"] / max(e["total"], 1):.1%}), {in_words(e["rate"])}/s{left}'
+
 def gib(b): return '' if b is None else f'{b / 2**30:.{2 if b < 10 * 2**30 else 1}f}'
 
 def device_line(name:str, # The row's name
@@ -190,10 +200,14 @@ def console_sink(every:float=10, # Seconds between two progress lines
                 ): # A sink for `Events`
     "Plain lines: notes as they come, progress now and then, nothing that moves."
     last, told, v, say = [time.time()], [time.time()], new_view(), lambda s: print(printable(s), file=file or sys.stderr, flush=True)
+    fetched = [0.]
     def sink(e):
         was = v['phase']
         fold(v, e)
-        if e['event'] == 'phase' and v['phase'] != was: say(f'{v["phase"].capitalize()} ...')
+        if e['event'] in ('phase', 'download') and v['phase'] != was: say(f'{v["phase"].capitalize()} ...')
+        if e['event'] == 'download' and (e['time'] - fetched[0] >= every or e['done'] == e['total']):
+            fetched[0] = e['time']
+            say(download_line(e))
         if e['event'] in ('batch', 'tick') and all(k in e for k in LINE):
             if e['time'] - last[0] < every and e['done'] < e['total']: return
             last[0] = e['time']
@@ -328,7 +342,8 @@ def phases_html(v:dict # A view
         now, been = p == v['phase'] and not over, p in spent
         look = f'background:{COLOURS[0]};color:#fff' if now else f'border:{LINE_CSS};opacity:{1 if been else .45}'
         return tag(f'{escape(p)} {clock(spent[p]) if been else ""}', f'padding:1px 10px;border-radius:10px;border:1px solid transparent;{look}', 'span')
-    known = [*PHASES[:-1], *(p for p in spent if p not in PHASES[:-1])]
+    usual = [p for p in PHASES[:-1] if p in spent or p != 'downloading']  # most runs find their models
+    known = [*usual, *(p for p in spent if p not in usual)]
     return tag(' '.join(map(step, known)), 'display:flex;flex-wrap:wrap;gap:6px;font-size:12px')
 
 # %% ../nbs/10_progress.ipynb #dc68d7f8
@@ -336,13 +351,16 @@ ADVICE = dict(Stopped='What is done is saved. Run it again to go on from there.'
               Interrupted='What is done is saved. Run it again to go on from there.',
               Failed='The error says why. What is done is saved: mend the cause, run it again, and it goes on from there.')
 
+SETTLED = 10  # seconds of embedding after which, or a twentieth of the tokens, the time that is left means something
+
 def so_far(v:dict # A view
           )->dict: # done, total, share (of tokens), rate (chunks/s), speed (tokens/s), left (seconds), elapsed (seconds)
     "How far the run is, in numbers."
     c = dict.fromkeys(LINE, 0) | v['counts']
     share = c['tokens'] / c['all_tokens'] if c['all_tokens'] else float(bool(v['counts']) or v['state'] == 'Done')
     speed, secs = c['tokens'] / max(c['seconds'], 1e-9), max(c['seconds'], 1e-9)
-    left = (c['all_tokens'] - c['tokens']) / speed if c['tokens'] else None
+    known = c['tokens'] and (c['seconds'] >= SETTLED or share >= .05)
+    left = (c['all_tokens'] - c['tokens']) / speed if known else None
     return dict(done=c['done'], total=c['total'], share=share, rate=c['new'] / secs, speed=speed, left=left, elapsed=v['now'] - v['start'] if v['start'] else 0)
 
 def end_html(v:dict # A view whose run is over
@@ -354,18 +372,32 @@ def end_html(v:dict # A view whose run is over
     advice = '' if not bad or 'again' in v['end'] or 'same command' in v['end'] else tag(ADVICE[v['state']])
     return tag(head, 'font-size:15px') + (tag(escape(v['end'])) if v['end'] else '') + advice
 
+def _big(value, unit): return tag(tag(value, 'font-size:20px;font-weight:600', 'span') + ' ' + tag(unit, SMALL, 'span'), 'white-space:nowrap')
+
+def _large(facts): return tag(' '.join(filter(None, facts)), 'display:flex;flex-wrap:wrap;gap:2px 20px;font-variant-numeric:tabular-nums;margin-bottom:6px')
+
+def _bar(percent, label, bar):
+    return f'<div role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:.1f}">{bar}</div>'
+
+def download_html(e:dict # A 'download' event
+                 )->str: # HTML
+    "How far a download is, large."
+    share, left = e['done'] / max(e['total'], 1), e.get('eta')
+    facts = [_big(in_words(e['done']), f'of {in_words(e["total"])} of {escape(str(e["model"]))}'), _big(in_words(e['rate']), 'a second')]
+    facts.append(_big('about ' + clock(left) if left else '-', 'left'))
+    return _large(facts) + _bar(100*share, 'bytes fetched', bar_html(share, COLOURS[0], height=14))
+
 def progress_html(v:dict # A view
                  )->str: # HTML
     "How far the run is, large."
-    s, colour = so_far(v), STATES.get(v['state'], COLOURS[0])
-    big = lambda value, unit: tag(tag(value, 'font-size:20px;font-weight:600', 'span') + ' ' + tag(unit, SMALL, 'span'), 'white-space:nowrap')
+    if v['phase'] == 'downloading' and not v['state']: return download_html(v['download'])
+    s, colour, big = so_far(v), STATES.get(v['state'], COLOURS[0]), _big
     eta = big('about ' + clock(s['left']) if s['left'] else '-', 'left') if not v['state'] else ''
     facts = [big(f'{100*s["share"]:.1f}%', 'of tokens'), big(f'{s["done"]:,} / {s["total"]:,}', 'chunks'), big(f'{s["rate"]:,.1f}', 'chunks/s'),
              big(f'{s["speed"]:,.0f}', 'tokens/s'), eta] if v['counts'] else []
     facts.append(big(clock(s['elapsed']), 'elapsed'))
-    head = tag(' '.join(filter(None, facts)), 'display:flex;flex-wrap:wrap;gap:2px 20px;font-variant-numeric:tabular-nums;margin-bottom:6px')
-    bar = f'<div role="progressbar" aria-label="tokens computed" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100*s["share"]:.1f}">{bar_html(s["share"], colour, height=14)}</div>'
-    return head + bar + (tag(end_html(v), 'margin-top:8px') if v['state'] else '')
+    bar = _bar(100*s['share'], 'tokens computed', bar_html(s['share'], colour, height=14))
+    return _large(facts) + bar + (tag(end_html(v), 'margin-top:8px') if v['state'] else '')
 
 # %% ../nbs/10_progress.ipynb #651b1f18
 def steps(curve):

@@ -69,13 +69,14 @@ def route(profile:str, # See `chain`
           kind:str, # 'code', 'docs' or 'other'
           models_dir=None, # Where people keep their own copies
           failed:dict=None, # name: why, of models that were found but cannot be used
-          assume:bool=False # Plan with registered models whose weights are not here?
+          assume:bool=False, # Plan with registered models whose weights are not here?
+          told=None # Told about a download, see `telling`
          )->Route: # Raises `NoWeights` with the account of every model tried
     "The first model of the chain that can be had."
     gone = []
     for name in chain(profile, kind):
         try:
-            card, folder, place = find_model(name, models_dir)
+            card, folder, place = find_model(name, models_dir, told)
             weights = count_weights(folder)
         except InputError as e:
             if not (assume and name in MODELS): gone.append((name, str(e))); continue
@@ -89,7 +90,8 @@ def route_table(kinds, # The kinds of content in the corpus
                 profile:str='coderank', # See `chain`
                 models_dir=None, # Where people keep their own copies
                 failed:dict=None, # name: why, of models that were found but cannot be used
-                assume:bool=False # Plan with registered models whose weights are not here?
+                assume:bool=False, # Plan with registered models whose weights are not here?
+                told=None # Told about a download, see `telling`
                )->dict: # kind: `Route`; raises `NoWeights`
     "A route for every kind of content."
-    return {k: route(profile, k, models_dir, failed, assume) for k in sorted(kinds)}
+    return {k: route(profile, k, models_dir, failed, assume, told) for k in sorted(kinds)}

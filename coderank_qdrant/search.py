@@ -21,6 +21,7 @@ from fastcore.basics import AttrDict
 from .chunks import *
 from .places import *
 from .models import *
+from .memory import *
 from .devices import *
 from .parallel import *
 from .pipeline import *
@@ -40,7 +41,7 @@ def place_query(name:str, # The model's name
     if device == 'auto' and devices[0].gpu: devices += find_devices('cpu')
     why = []
     for d in devices:
-        try: placement = place_model(name, count_weights(folder), (d,))
+        try: placement = place_model(name, count_weights(folder), (d,), shape=folder, batch=(1, 512))
         except DoesNotFit as e: why.append(e); continue
         return d.id, placement.precision, placement.table
     raise why[0]
