@@ -103,6 +103,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'coderank_qdrant/devices.py'),
                                          'coderank_qdrant.devices.Placement.workers': ( 'devices.html#placement.workers',
                                                                                         'coderank_qdrant/devices.py'),
+                                         'coderank_qdrant.devices._counted': ('devices.html#_counted', 'coderank_qdrant/devices.py'),
                                          'coderank_qdrant.devices._gpu': ('devices.html#_gpu', 'coderank_qdrant/devices.py'),
                                          'coderank_qdrant.devices._placed': ('devices.html#_placed', 'coderank_qdrant/devices.py'),
                                          'coderank_qdrant.devices._smi_free': ('devices.html#_smi_free', 'coderank_qdrant/devices.py'),

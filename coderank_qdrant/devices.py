@@ -179,12 +179,17 @@ def ways_to_place(precision:str, # What was picked
     if len(devices) > 1 and precision != 'int8': ways.append(('split', precision))
     return ways
 
+def _counted(shape, precision, device, length):
+    "What a batch takes; a model that cannot be counted cannot be run either, and loading it says why."
+    try: return counted_memory(shape, precision, device.capability, length)
+    except Exception: return UNKNOWN
+
 def _placed(kind, precision, weights, devices, shape, batch):
     "One way, with what it takes of a device."
     size, least = weights.bytes(precision, table=kind != 'host'), min(devices, key=lambda d: d.capability)
     share = size // len(devices) if kind == 'split' else size
     rows, length = batch or usual_batch(2048, least.gpu)
-    beside = counted_memory(shape, precision, least.capability, length) if shape else UNKNOWN
+    beside = _counted(shape, precision, least, length) if shape else UNKNOWN
     memory = replace(beside, c0=beside.c0 + share)
     return Placement(kind, precision, devices, size, memory, int(memory.most(rows, length)))
 

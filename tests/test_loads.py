@@ -34,10 +34,14 @@ def two_models(tmp_path, monkeypatch):
     write_file(tmp_path/'c', 'docs/b_chunks.json', [f'Read page {i}.' for i in range(20)], 'b.md')
     return tmp_path
 
-def narrow(monkeypatch, memory=.9):
+def narrow(monkeypatch, folder):
     "A processor with room for one model at a time."
     real = coderank_qdrant.pipeline.find_devices
-    monkeypatch.setattr(coderank_qdrant.pipeline, 'find_devices', lambda spec='auto': tuple(replace(d, memory=int(memory * GIB)) for d in real(spec)))
+    models = [folder/'models/small', folder/'models/large']
+    needs = [place_model(m.name, count_weights(m), real('cpu'), shape=m, batch=usual_batch(512, False)).need for m in models]
+    few = sum(needs) - 1
+    assert few > max(needs)
+    monkeypatch.setattr(coderank_qdrant.pipeline, 'find_devices', lambda spec='auto': tuple(replace(d, memory=few) for d in real(spec)))
 
 def run_all(folder, profile='two', **options):
     "What the Kaggle notebook does: plan, run, index, ask."
@@ -59,7 +63,7 @@ def test_two_models_that_fit_beside_each_other_are_loaded_once_each(two_models, 
     assert again.summary['computed'] == 0 and again.jsonl.read_bytes() == first and not hits.notes
 
 def test_two_models_without_room_beside_each_other_take_turns(two_models, loads, monkeypatch, capsys):
-    narrow(monkeypatch)
+    narrow(monkeypatch, two_models)
     options = dict(profile='two', keep=True, devices='cpu')
     embed_corpus(two_models/'c', two_models/'out', dry_run=True, **options)
     assert loads == {'small': 1} and 'Not tried, for want of room beside these: large' in capsys.readouterr().err
@@ -73,7 +77,7 @@ def test_a_model_that_fails_in_its_turn_is_replaced_for_its_whole_content(two_mo
     def harm(model):
         with torch.no_grad(): model.embeddings.LayerNorm.weight[0] = float('nan')
     make_bert(two_models/'models/large', hidden=64, seed=1, change=harm)
-    narrow(monkeypatch)
+    narrow(monkeypatch, two_models)
     run = embed_corpus(two_models/'c', two_models/'out', profile='two', devices='cpu')
     assert loads == {'small': 1, 'large': 1, 'third': 1} or loads == {'small': 2, 'large': 1, 'third': 1}
     by = {m['name']: m for m in run.summary['models']}
