@@ -6,9 +6,9 @@
 __all__ = ['DTYPES', 'MODELS', 'LONG_POLICIES', 'LEGACY', 'NATIVE', 'UNUSED', 'OOM', 'SPACES', 'Weights', 'ModelCard',
            'folder_card', 'find_model', 'count_weights', 'load_tokenizer', 'tokenize', 'frame', 'spans', 'translated',
            'quantize_rows', 'Int8Linear', 'swap_linear', 'table_name', 'lean', 'read_table', 'unaccounted',
-           'load_config', 'load_body', 'load_options', 'load_head', 'share_heads', 'NoRoom', 'is_oom', 'rectangle',
-           'Encoder', 'checked', 'in_32_bits', 'check_precision', 'load_encoder', 'read_ahead', 'kept_file', 'recall',
-           'remember', 'file_hashes', 'fingerprint', 'with_max_length']
+           'load_config', 'load_body', 'load_options', 'load_head', 'share_heads', 'NoRoom', 'is_oom', 'short_oom',
+           'rectangle', 'Encoder', 'checked', 'in_32_bits', 'check_precision', 'load_encoder', 'read_ahead',
+           'kept_file', 'recall', 'remember', 'file_hashes', 'fingerprint', 'with_max_length']
 
 # %% ../nbs/03_models.ipynb #e53377fa
 import hashlib, json, math, os
@@ -302,6 +302,8 @@ def load_body(folder:Path, # A model's folder
         output_loading_info=True, local_files_only=True, trust_remote_code=False, **options)
     bad = unaccounted(info, UNUSED if table else (*UNUSED, 'embed'))
     if bad: raise InputError(f'its weights do not fit its configuration ({bad})')
+    left = [part for part,where in getattr(model, 'hf_device_map', {}).items() if where in ('cpu', 'disk')]
+    if device != 'cpu' and left: raise NoRoom(f'{left[0]} and what follows it found no room on {device}')
     return model if 'device_map' in options else model.to(device)
 
 def load_options(device:str # 'cpu', 'cuda:N', or several of these with '+' between them
@@ -309,7 +311,7 @@ def load_options(device:str # 'cpu', 'cuda:N', or several of these with '+' betw
     "Options that read each weight straight to where it belongs; without accelerate a model passes through the host."
     if '+' in device:
         ids = [int(d.partition(':')[2]) for d in device.split('+')]
-        room = {i: torch.cuda.mem_get_info(i)[0] - 2**30 for i in ids}
+        room = {i: int(.9 * torch.cuda.mem_get_info(i)[0]) for i in ids}  # a batch needs the rest
         return dict(device_map='balanced', max_memory=room)
     return dict(device_map={'': device}) if device != 'cpu' and find_spec('accelerate') else {}
 
@@ -346,6 +348,11 @@ def is_oom(error:BaseException # What a load or a batch raised
     "Whether an error means that memory was short."
     words = str(error).lower()
     return isinstance(error, OOM) or any(w in words for w in ('out of memory', "can't allocate memory", 'alloc_failed'))
+
+def short_oom(error:BaseException # One of which `is_oom` is true
+             )->str: # Without the account of the whole card that follows
+    "What an error says of the memory it wanted."
+    return _first_line(error).partition(' GPU ')[0]
 
 # %% ../nbs/03_models.ipynb #180f44fb
 def rectangle(rows:list, # Lists or arrays of token ids, special tokens included
@@ -479,7 +486,7 @@ def load_encoder(card:ModelCard, # The model's card
         head = [m.eval().to(last, dtype) for m in load_head(card, folder, body.config.hidden_size)]
         rows = None if table else read_table(folder, body.table_name).to(dtype)
     except Exception as e:
-        if is_oom(e): raise NoRoom(f'{card.name} ran out of memory on {device} while it was loaded: {_first_line(e)}') from e
+        if is_oom(e): raise NoRoom(f'{card.name} ran out of memory on {device} while it was loaded: {short_oom(e)}') from e
         why = str(e) if isinstance(e, InputError) else _first_line(e)
         raise InputError(f'{card.name} in {folder} cannot be loaded: {why}.') from e
     enc = checked(Encoder(card, body, head, device, rows, dtype))

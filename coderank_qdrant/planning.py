@@ -162,7 +162,12 @@ def use_budget(p:ModelPlan, # With its work
     "Cut a model's rows into batches, unless it goes on with those of an interrupted run."
     if p.resumed: return
     p.budget = budget
-    p.batches = cut_batches(p.work.rows, p.lengths, p.strategy, budget)
+    p.batches = cut_batches(p.work.rows, p.lengths, p.strategy, min(budget, _fair(p)))
+
+def _fair(p):
+    "The budget at which even a small run has a batch for every worker; with 'static' workers share each batch."
+    if p.strategy == 'static' or not p.work.rows: return p.budget
+    return max(-(-int(p.lengths.sum()) // len(p.placement.workers)), int(p.lengths.max()))
 
 def first_budget(p:ModelPlan)->int:
     "What a batch may hold before anything is measured; with 'static' for good."

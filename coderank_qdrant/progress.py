@@ -708,7 +708,8 @@ SHORT = 10  # seconds; a run that took less leaves no picture
 def left_behind(v:dict # A view whose run is over
                )->tuple: # (HTML, a matplotlib figure or None)
     "What stays of a dashboard."
-    if v['state'] == 'Planned' or so_far(v)['elapsed'] < SHORT: return tag(end_html(v), FONT), None
+    way = phases_html(v) if v['download'] else ''
+    if v['state'] == 'Planned' or so_far(v)['elapsed'] < SHORT: return tag(way + end_html(v), FONT), None
     return dashboard_html(v, [p for p in PARTS if p != 'charts']), report_figure(v, phases=False)
 
 def _mime(html): return {'text/html': html, 'text/plain': 'coderank_qdrant: how far the run is'}
