@@ -7,7 +7,7 @@ __all__ = ['GIB', 'BLOCK', 'SHAPES', 'WORKSPACE', 'USUAL', 'is_composite', 'Aliv
            'MemoryModel', 'fit_memory', 'probe_shapes', 'probe_memory', 'shape_of', 'counted_attention', 'empty_body',
            'Counting', 'counted_batch', 'usual_batch', 'counted_memory']
 
-# %% ../nbs/05_memory.ipynb #89bea835
+# %% ../nbs/05_memory.ipynb #6a7b41f3
 import weakref
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from .places import *
 from .models import *
 
-# %% ../nbs/05_memory.ipynb #d39461ec
+# %% ../nbs/05_memory.ipynb #2535de36
 GIB, BLOCK = 2**30, 512  # bytes
 
 def is_composite(op)->bool: # Is it made of other operations?
@@ -53,7 +53,7 @@ class Alive(TorchDispatchMode):
             if isinstance(t, torch.Tensor): self.add(t)
         return out
 
-# %% ../nbs/05_memory.ipynb #1a2c2229
+# %% ../nbs/05_memory.ipynb #91d4c171
 def batch_of(rows:int, length:int, vocab:int=1000)->list: # `rows` arrays of `length` token ids
     "A batch for measuring."
     return [(np.arange(length) * 37 + 5 + i) % vocab for i in range(rows)]
@@ -72,7 +72,7 @@ def peak_memory(encoder:Encoder, # A loaded model
     encoder.embed(batch)
     return max(torch.cuda.max_memory_reserved(d) for d in encoder.devices)
 
-# %% ../nbs/05_memory.ipynb #4bfbb3e9
+# %% ../nbs/05_memory.ipynb #adcfbd4d
 def non_negative(A:np.ndarray, # Shape (n, k), k small
                  y:np.ndarray # Shape (n,)
                 )->np.ndarray: # Shape (k,), no number negative
@@ -84,7 +84,7 @@ def non_negative(A:np.ndarray, # Shape (n, k), k small
         if (c >= 0).all(): best = min(best, (float(((A @ c - y)**2).sum()), c), key=lambda b: b[0])
     return best[1]
 
-# %% ../nbs/05_memory.ipynb #89f1d7b1
+# %% ../nbs/05_memory.ipynb #f81ec9be
 @dataclass(frozen=True)
 class MemoryModel:
     "Peak memory of a batch, in bytes."
@@ -112,7 +112,7 @@ def fit_memory(peaks:dict # (rows, length): bytes
     c = non_negative(A / scale, y) / scale
     return MemoryModel(*map(float, c), float(np.abs(A @ c - y).max()))
 
-# %% ../nbs/05_memory.ipynb #0164b641
+# %% ../nbs/05_memory.ipynb #c791d582
 def probe_shapes(longest:int, # Tokens of the longest row
                  tokens:tuple=(1024, 4096) # Tokens of a batch
                 )->list: # (rows, length)
@@ -128,7 +128,7 @@ def probe_memory(encoder:Encoder, # A loaded model
     encoder.embed(batch_of(1, shapes[0][1]))  # what a first call sets up is no part of a batch
     return fit_memory({s: peak_memory(encoder, *s) for s in shapes})
 
-# %% ../nbs/05_memory.ipynb #fcf2b05f
+# %% ../nbs/05_memory.ipynb #46849644
 _seven = dict(model_type='qwen2', hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
               intermediate_size=18944, vocab_size=152064)  # of Qwen2.5-Coder-7B, which both are made from
 
@@ -136,7 +136,10 @@ SHAPES = {  # name: the transformer's configuration, from config.json on the mod
     'CodeRankEmbed': dict(model_type='nomic_bert', hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
                           intermediate_size=3072, vocab_size=30528),
     'CodeRankLLM': _seven,
-    'nomic-embed-code': _seven}
+    'nomic-embed-code': _seven,
+    'Qwen3-Embedding-0.6B': dict(model_type='qwen3', hidden_size=1024, num_hidden_layers=28, num_attention_heads=16,
+                                 num_key_value_heads=8, head_dim=128, intermediate_size=3072, vocab_size=151_669),
+    'gte-modernbert-base': dict(model_type='modernbert')}  # the base's own numbers are the class's defaults
 
 def shape_of(model # A model's folder, or a key of `SHAPES`
             ): # A transformers configuration; raises `InputError` where nothing is known
@@ -145,7 +148,7 @@ def shape_of(model # A model's folder, or a key of `SHAPES`
     if str(model) in SHAPES: return AutoConfig.for_model(**SHAPES[str(model)], use_cache=False)
     return load_config(Path(model))
 
-# %% ../nbs/05_memory.ipynb #50efe2f5
+# %% ../nbs/05_memory.ipynb #089ba679
 def counted_attention(module, # The attention layer, with `capability` on its configuration
                       query, key, value, # Shape (rows, heads, length, width)
                       mask, # Booleans of shape (rows, 1, length, length), or None
@@ -173,7 +176,7 @@ def empty_body(config, # From `shape_of`
         if precision == 'int8': swap_linear(body)
     return body.eval()
 
-# %% ../nbs/05_memory.ipynb #a610c818
+# %% ../nbs/05_memory.ipynb #41d7b96a
 class Counting(Alive):
     "Adds up what tensors without numbers would take."
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
@@ -193,7 +196,7 @@ def counted_batch(body, # From `empty_body`
         body(input_ids=ids, attention_mask=mask)
     return alive.peak - before
 
-# %% ../nbs/05_memory.ipynb #16991089
+# %% ../nbs/05_memory.ipynb #963f9998
 WORKSPACE = 128 * 2**20 # bytes of a GPU for cuBLAS, and for what its allocator keeps in pieces
 USUAL = {False: 2048, True: 8192} # tokens that a batch usually has, on a CPU and on a GPU
 

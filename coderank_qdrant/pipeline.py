@@ -457,7 +457,7 @@ def make_way(keep:bool # Are models to stay loaded?
 # %% ../nbs/13_pipeline.ipynb #f777bdc7
 def embed_corpus(root, # Folder of chunk files
                  out, # Folder for the cache, the JSONL and the summary; made if it is missing
-                 profile:str='coderank', # coderank, light, nomic, offline, or a model's folder or hub id
+                 profile:str='coderank', # coderank, modern, light, nomic, offline, or a model's folder or hub id
                  collection:str=None, # Name of the corpus; the input folder's own by default
                  models_dir:str=None, # Folder with a folder of weights for each model
                  devices:str='auto', # auto, cpu, cuda:0, or several: cuda:0,cuda:1 or cpu,cpu
@@ -465,6 +465,7 @@ def embed_corpus(root, # Folder of chunk files
                  strategy:str='tokens', # tokens: batches under a token budget, longest first; static: the fixed formula
                  routing:str='extension', # extension: by the source document's suffix; content: half-code chunks to code too
                  max_length:int=None, # Tokens the model reads at once; its own maximum by default
+                 dim:int=None, # Numbers to keep of each vector, for models trained to be cut (Matryoshka); all by default
                  long:str='window', # Longer texts: window (overlapping windows), truncate or error
                  limit:int=None, # Embed the first N chunks only
                  parquet:bool=False, # Write a Parquet file too
@@ -493,7 +494,7 @@ def embed_corpus(root, # Folder of chunk files
         try:
             while True:
                 plan = load_planned(corpus, profile, cache, found, teams, events, insist=devices != 'auto', failures=failures,
-                    models_dir=models_dir, routing=routing, precision=precision, strategy=strategy, long=long, max_length=max_length)
+                    models_dir=models_dir, routing=routing, precision=precision, strategy=strategy, long=long, max_length=max_length, dim=dim)
                 run = Run(out, plan, 'planned')
                 if not assume: check_disk(plan, out)
                 if dry_run: return _end(events, run, rehearse(plan, teams))

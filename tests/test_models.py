@@ -2,7 +2,7 @@
 import os, shutil, subprocess, sys
 import numpy as np
 import pytest, torch
-from conftest import make_bert, make_nomic_bert, make_qwen2, read_jsonl, run_cli, summary_of, write_file
+from conftest import make_bert, make_modernbert, make_nomic_bert, make_qwen2, make_qwen3, read_jsonl, run_cli, summary_of, write_file
 from coderank_qdrant.all import *
 
 @pytest.fixture(scope='module')
@@ -50,6 +50,54 @@ def test_qwen2_layouts(models, name):
     v = enc.embed([[*pre, *i, *post] for i in tokenize(tok, texts)])
     assert place == 'models_dir' and v.shape == (3, 3584) and not any('lm_head' in n for n,_ in enc.body.named_parameters())
     assert (v * native(folder, Qwen2Model, -1, texts)).sum(1).min() > .99999
+
+@pytest.fixture(scope='module')
+def modern(tmp_path_factory):
+    "A models_dir with the models of the profile `modern`, of the true width."
+    d = tmp_path_factory.mktemp('modern')
+    make_qwen3(d/'Qwen3-Embedding-0.6B')
+    make_modernbert(d/'gte-modernbert-base')
+    return d
+
+@pytest.mark.parametrize('name,kind,pool,settings', [('Qwen3-Embedding-0.6B', 'Qwen3Model', -1, dict(rope_theta=1e6)), ('gte-modernbert-base', 'ModernBertModel', 0, {})])
+def test_layouts_of_today(modern, name, kind, pool, settings):
+    import transformers
+    card, folder, _ = find_model(name, modern)
+    enc, tok = load_encoder(card, folder), load_tokenizer(folder)
+    texts = ['def f(x): return x', 'a longer text about nothing in particular ' * 30, 'x']  # the second is longer than a local window
+    pre, post = frame(tok)
+    v = enc.embed([[*pre, *i, *post] for i in tokenize(tok, texts)])
+    cls = getattr(transformers, kind)
+    model = cls.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad(): states = [model(input_ids=torch.tensor([[*pre, *i.tolist(), *post]])).last_hidden_state[0, pool] for i in tokenize(tok, texts)]
+    ref = torch.nn.functional.normalize(torch.stack(states), dim=-1).numpy()
+    assert v.shape == (3, card.dim) and (v * ref).sum(1).min() > .99999
+    assert model.config.to_dict().get('rope_parameters') == enc.body.config.to_dict().get('rope_parameters')
+    if name.startswith('Qwen3'): assert enc.body.config.rope_parameters['rope_theta'] == 1e6 and card.query_prompt == folder_card(folder).query_prompt
+    else: assert {160000.0, 10000.0} == {p['rope_theta'] for p in enc.body.config.rope_parameters.values()}
+
+def test_shorter_vectors_through_the_command_and_in_search(modern, mixed, tmp_path):
+    pytest.importorskip('qdrant_edge')
+    args = [mixed, '--out', tmp_path/'out', '--profile', 'modern', '--models_dir', modern]
+    whole = run_cli(*args)
+    assert whole.returncode == 0, whole.stderr
+    full = {i: np.array(l['embedding']) for i,l in lines(tmp_path/'out').items()}
+    p = run_cli(*args, '--dim', '256')
+    assert p.returncode == 0, p.stderr
+    s = summary_of(tmp_path/'out', 'mixed')
+    assert s['vector_dimension'] == 256 and s['computed'] == 6, 'another dimension is another space'
+    for i,l in lines(tmp_path/'out').items():
+        cut = full[i][:256] / np.linalg.norm(full[i][:256])
+        assert len(l['embedding']) == 256 and np.dot(l['embedding'], cut) > .99999
+    made = run_cli(tmp_path/'out', '--location', tmp_path/'index', command='coderank_index', module='stores')
+    assert made.returncode == 0, made.stderr
+    asked = run_cli('Read this first.', '--location', tmp_path/'index', '--mode', 'dense', '--models_dir', modern, command='coderank_search', module='search')
+    assert asked.returncode == 0 and 'docs' in asked.stdout, asked.stderr
+
+def test_vectors_that_may_not_be_cut(modern, mixed, tmp_path):
+    for name,dim,says in ('gte-modernbert-base', 256, 'not trained to be cut'), ('Qwen3-Embedding-0.6B', 2048, '32 to 1024'):
+        p = run_cli(mixed, '--out', tmp_path/'out', '--profile', name, '--models_dir', modern, '--dim', dim)
+        assert p.returncode == 2 and says in p.stderr and 'Traceback' not in p.stderr
 
 def test_the_missions_profile(models, mixed, tmp_path):
     p = run_cli(mixed, '--out', tmp_path/'out', '--models_dir', models)
