@@ -7,7 +7,7 @@ __all__ = ['GIB', 'BLOCK', 'SHAPES', 'WORKSPACE', 'USUAL', 'is_composite', 'Aliv
            'MemoryModel', 'fit_memory', 'probe_shapes', 'probe_memory', 'shape_of', 'counted_attention', 'empty_body',
            'Counting', 'counted_batch', 'usual_batch', 'counted_memory']
 
-# %% ../nbs/05_memory.ipynb #6a7b41f3
+# %% ../nbs/05_memory.ipynb #a13b2528
 import weakref
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from .places import *
 from .models import *
 
-# %% ../nbs/05_memory.ipynb #2535de36
+# %% ../nbs/05_memory.ipynb #b66cc4df
 GIB, BLOCK = 2**30, 512  # bytes
 
 def is_composite(op)->bool: # Is it made of other operations?
@@ -53,7 +53,7 @@ class Alive(TorchDispatchMode):
             if isinstance(t, torch.Tensor): self.add(t)
         return out
 
-# %% ../nbs/05_memory.ipynb #91d4c171
+# %% ../nbs/05_memory.ipynb #61f9e51f
 def batch_of(rows:int, length:int, vocab:int=1000)->list: # `rows` arrays of `length` token ids
     "A batch for measuring."
     return [(np.arange(length) * 37 + 5 + i) % vocab for i in range(rows)]
@@ -72,7 +72,7 @@ def peak_memory(encoder:Encoder, # A loaded model
     encoder.embed(batch)
     return max(torch.cuda.max_memory_reserved(d) for d in encoder.devices)
 
-# %% ../nbs/05_memory.ipynb #adcfbd4d
+# %% ../nbs/05_memory.ipynb #57fb0b7d
 def non_negative(A:np.ndarray, # Shape (n, k), k small
                  y:np.ndarray # Shape (n,)
                 )->np.ndarray: # Shape (k,), no number negative
@@ -84,7 +84,7 @@ def non_negative(A:np.ndarray, # Shape (n, k), k small
         if (c >= 0).all(): best = min(best, (float(((A @ c - y)**2).sum()), c), key=lambda b: b[0])
     return best[1]
 
-# %% ../nbs/05_memory.ipynb #f81ec9be
+# %% ../nbs/05_memory.ipynb #4d53c121
 @dataclass(frozen=True)
 class MemoryModel:
     "Peak memory of a batch, in bytes."
@@ -112,7 +112,7 @@ def fit_memory(peaks:dict # (rows, length): bytes
     c = non_negative(A / scale, y) / scale
     return MemoryModel(*map(float, c), float(np.abs(A @ c - y).max()))
 
-# %% ../nbs/05_memory.ipynb #c791d582
+# %% ../nbs/05_memory.ipynb #6257325d
 def probe_shapes(longest:int, # Tokens of the longest row
                  tokens:tuple=(1024, 4096) # Tokens of a batch
                 )->list: # (rows, length)
@@ -128,7 +128,7 @@ def probe_memory(encoder:Encoder, # A loaded model
     encoder.embed(batch_of(1, shapes[0][1]))  # what a first call sets up is no part of a batch
     return fit_memory({s: peak_memory(encoder, *s) for s in shapes})
 
-# %% ../nbs/05_memory.ipynb #46849644
+# %% ../nbs/05_memory.ipynb #045caf94
 _seven = dict(model_type='qwen2', hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
               intermediate_size=18944, vocab_size=152064)  # of Qwen2.5-Coder-7B, which both are made from
 
@@ -148,7 +148,7 @@ def shape_of(model # A model's folder, or a key of `SHAPES`
     if str(model) in SHAPES: return AutoConfig.for_model(**SHAPES[str(model)], use_cache=False)
     return load_config(Path(model))
 
-# %% ../nbs/05_memory.ipynb #089ba679
+# %% ../nbs/05_memory.ipynb #5634a9ae
 def counted_attention(module, # The attention layer, with `capability` on its configuration
                       query, key, value, # Shape (rows, heads, length, width)
                       mask, # Booleans of shape (rows, 1, length, length), or None
@@ -176,7 +176,7 @@ def empty_body(config, # From `shape_of`
         if precision == 'int8': swap_linear(body)
     return body.eval()
 
-# %% ../nbs/05_memory.ipynb #41d7b96a
+# %% ../nbs/05_memory.ipynb #24cc1df0
 class Counting(Alive):
     "Adds up what tensors without numbers would take."
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
@@ -196,7 +196,7 @@ def counted_batch(body, # From `empty_body`
         body(input_ids=ids, attention_mask=mask)
     return alive.peak - before
 
-# %% ../nbs/05_memory.ipynb #963f9998
+# %% ../nbs/05_memory.ipynb #d819ab06
 WORKSPACE = 128 * 2**20 # bytes of a GPU for cuBLAS, and for what its allocator keeps in pieces
 USUAL = {False: 2048, True: 8192} # tokens that a batch usually has, on a CPU and on a GPU
 

@@ -98,11 +98,12 @@ def folder_card(folder:Path, # A model's folder
 
 def find_model(name:str, # A registered name, a folder, or a hub id
                models_dir=None, # Where people keep their own copies
-               told=None # Told about a download, see `telling`
+               told=None, # Told about a download, see `telling`
+               later:bool=False # Of a registered model: fetch its weights from the hub when they are needed?
               )->tuple: # `ModelCard`, folder, place; raises `InputError` or `NoWeights`
     "The card and the weights of a model."
     card = next((c for c in MODELS.values() if name in (c.name, c.hub_id)), None)
-    if card: return card, *find_weights(card.name, card.hub_id, card.package, models_dir, told=told)
+    if card: return card, *find_weights(card.name, card.hub_id, card.package, models_dir, told=told, later=later)
     if Path(name).is_dir():
         why = why_no_model(Path(name))
         if why: raise InputError(f'{name} is no model folder: {why}.')
@@ -513,7 +514,13 @@ def read_ahead(folder:Path, # A model's folder
     return size
 
 # %% ../nbs/03_models.ipynb #ed8db07d
+def _blob_hash(p):
+    "The hash of a large file in the hub cache, which is its name there; '' for any other file."
+    blob = p.resolve()
+    return blob.name if blob.parent.name == 'blobs' and len(blob.name) == 64 else ''
+
 def _sha(p):
+    if known := _blob_hash(p): return known
     with open(p, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def kept_file(name:str # Such as 'hashes.json'
@@ -544,11 +551,13 @@ def file_hashes(folder:Path, # A model's folder
                )->dict: # relative path: sha256, of every file that shapes a vector
     "Hashes of weights, tokenizer and configuration."
     files = sorted(p for p in Path(folder).rglob('*') if p.is_file() and p.suffix in ('.safetensors', '.json', '.txt', '.model'))
-    keys = {p: f'{p.resolve()} {p.stat().st_size} {p.stat().st_mtime_ns}' for p in files if p.stat().st_size > large}
+    keys = {p: f'{p.resolve()} {p.stat().st_size} {p.stat().st_mtime_ns}' for p in files if p.stat().st_size > large and not _blob_hash(p)}
     known = recall('hashes.json') if keys else {}
     new = {k: _sha(p) for p,k in keys.items() if k not in known}
     if new: remember('hashes.json', new)
-    return {p.relative_to(folder).as_posix(): {**known, **new}[keys[p]] if p in keys else _sha(p) for p in files}
+    hashes = {p.relative_to(folder).as_posix(): {**known, **new}[keys[p]] if p in keys else _sha(p) for p in files}
+    facts = LATER.get(Path(folder))  # the hub knows the hashes of what is still to be fetched
+    return {**hashes, **{n: sha for n,(_,sha) in facts.files.items() if n.endswith('.safetensors')}} if facts else hashes
 
 SPACES = dict(int8='int8 rows')  # what a precision stands for, where its name once stood for something else
 
@@ -574,7 +583,7 @@ def with_max_length(card:ModelCard, # The model's card
     if not 16 <= n <= limit: raise InputError(f'--max_length {n}: {card.name} reads rows of 16 to {limit} tokens.')
     return replace(card, max_length=n)
 
-# %% ../nbs/03_models.ipynb #1aa83224
+# %% ../nbs/03_models.ipynb #9e01f90e
 def with_dim(card:ModelCard, # The model's card
              n:int=None # Numbers to keep of each vector; None keeps all
             )->ModelCard: # Raises `InputError` for a model whose vectors may not be cut, or not to that length

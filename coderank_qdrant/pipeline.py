@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'NO_TOKEN', 'before_run', 'DEMO', 'usable_corpus', 'Failures', 'team_of', 'load_early', 'in_order', 'key_of',
-           'use_measured', 'load_model', 'check_free', 'tell_download', 'load_planned', 'spaces_of', 'Count', 'jobs_of',
-           'commit', 'embed_model', 'versions', 'summarise', 'Run', 'write_outputs', 'sample_of', 'rehearse',
-           'verify_model', 'make_way', 'embed_corpus', 'verify_run', 'run_command', 'command', 'coderank_embed',
-           'chunk_tokenizer', 'coderank_chunk', 'demo_corpus']
+           'use_measured', 'tell_download', 'tell_downloads', 'waits_for_disk', 'bring_weights', 'load_model',
+           'check_free', 'load_planned', 'spaces_of', 'Count', 'jobs_of', 'commit', 'embed_model', 'versions',
+           'summarise', 'Run', 'write_outputs', 'sample_of', 'rehearse', 'verify_model', 'make_way', 'embed_corpus',
+           'verify_run', 'run_command', 'command', 'coderank_embed', 'chunk_tokenizer', 'coderank_chunk', 'demo_corpus']
 
 # %% ../nbs/13_pipeline.ipynb #61715729
 import os, platform, sys, tempfile, time
@@ -78,7 +78,7 @@ def load_early(m:ModelPlan, # A model's plan
                teams:Teams # Those that are loaded
               ):
     "Let worker processes load while the texts are cut into tokens; a model in this process has to wait."
-    if not teams.loaded and m.placement.workers != ['cpu']: team_of(m, teams)
+    if not teams.loaded and m.placement.workers != ['cpu'] and m.folder not in LATER: team_of(m, teams)
 
 def in_order(plan:Plan, # A plan
              teams:Teams # Those that are loaded
@@ -102,15 +102,50 @@ def use_measured(m:ModelPlan, # A model's plan
     m.speed, m.measured, m.memory = c.speed * len(m.placement.workers), True, c.memory or m.memory
     use_budget(m, c.budget)
 
+def tell_download(events, # `Events`
+                  facts:dict # From `telling`
+                 ):
+    "Pass on how far a download is."
+    events('download', **facts)
+
+def tell_downloads(plan:Plan, # A plan
+                   said:set, # Sentences that were said already; added to
+                   events # `Events`
+                  ):
+    "Say what is to be fetched before it is, and whether the disk has room."
+    waited = [(m.card.name, LATER[m.folder]) for m in plan.models if m.folder in LATER and m.work.rows]
+    for sentence in download_plan(waited, free_bytes()).sentences:
+        if sentence not in said: events('note', text=sentence)
+        said.add(sentence)
+
+def waits_for_disk(m:ModelPlan # A model's plan
+                  )->bool: # False where nothing is to be fetched
+    "Whether the disk has no room for a model's weights at the moment."
+    facts = LATER.get(m.folder)
+    return bool(facts) and facts.missing + 100_000_000 > free_bytes()
+
+def bring_weights(m:ModelPlan, # A model's plan
+                  teams:Teams, # Those that are loaded; they let go of their files where the disk is short
+                  events # `Events`
+                 ): # Raises `InputError` with the reason
+    "Fetch a model's weights, if they are still on the hub."
+    if m.folder not in LATER: return
+    if waits_for_disk(m): teams.close()
+    folder = fetch_weights(m.card.hub_id, partial(tell_download, events), m.card.name, LATER[m.folder])
+    if folder != m.folder: raise InputError(f'{m.card.hub_id} changed on the hub while it was planned for. Run it again')
+    LATER.pop(m.folder)
+
 def load_model(m:ModelPlan, # A model's plan
                teams:Teams, # Takes the workers
                events, # `Events`
                failures:Failures # What fails is added
               )->bool: # Is the model ready? False where the run has to be planned again; raises `InputError` where a device is busy
     "Load and measure a model, unless it is loaded; a placement without room gives way to the next, then a model."
-    if m.fingerprint not in teams or not teams.loaded[m.fingerprint].idle:
-        events('phase', phase='loading', text=f'Loading {m.card.name}: {m.placement}')
-    try: use_measured(m, team_ready(team_of(m, teams)))
+    try:
+        bring_weights(m, teams, events)
+        if m.fingerprint not in teams or not teams.loaded[m.fingerprint].idle:
+            events('phase', phase='loading', text=f'Loading {m.card.name}: {m.placement}')
+        use_measured(m, team_ready(team_of(m, teams)))
     except NoRoom as e:
         teams.close()
         check_free(m)
@@ -136,13 +171,6 @@ def check_free(m:ModelPlan # The plan of a model that did not fit
                              f'{m.card.name} does not fit beside it. End that program (nvidia-smi names it; on Kaggle: Run, Restart '
                              'session), or name another device with --devices.')
 
-def tell_download(events, # `Events`
-                  facts:dict # From `telling`
-                 ):
-    "Pass on how far a download is; what follows it is planning again."
-    events('download', **facts)
-    if facts['done'] == facts['total']: events('phase', phase='planning')
-
 def load_planned(corpus:Corpus, # What was read
                  profile:str, # See chapter routing
                  cache, # `VectorCache` or None
@@ -154,17 +182,19 @@ def load_planned(corpus:Corpus, # What was read
                  **options # For `make_plan`
                 )->Plan: # Raises `NoWeights` with every model's reason
     "A plan whose models have been loaded and measured, as far as they fit beside each other."
-    failures = failures or Failures()
+    failures, said = failures or Failures(), set()
     known = dict(told=partial(tell_download, events), failed=failures.models, failed_ways=failures.ways, begin=lambda m: load_early(m, teams))
     while True:
         plan = make_plan(corpus, profile, cache, devices, **known, **options)
         if devices[0].assumed: return plan
+        tell_downloads(plan, said, events)
         if all(_ready(m, n, teams, events, failures, insist) for n,m in enumerate(in_order(plan, teams))): return plan
 
 def _ready(m, n, teams, events, failures, insist):
     "Load one of a plan's models, or leave it for its turn."
     check_patience(m, insist)
-    if m.fingerprint in teams or not n or fits_beside(m.placement, teams.placements()): return load_model(m, teams, events, failures)
+    room = fits_beside(m.placement, teams.placements()) and not waits_for_disk(m)
+    if m.fingerprint in teams or not n or room: return load_model(m, teams, events, failures)
     events('note', text=f'{m.card.name} is loaded when its turn comes: there is no room for it beside the others.')
     return True
 
@@ -523,13 +553,14 @@ def _carry_out(run, teams, failures, cache, events, started, stop_after, verify)
     order = in_order(run.plan, teams)
     for m,after in zip(order, [*order[1:], None]):
         if not load_model(m, teams, events, failures): return False
-        if after and after.fingerprint not in teams: read_ahead(after.folder, host_free())
+        if after and after.fingerprint not in teams and after.folder not in LATER: read_ahead(after.folder, host_free())
         events('phase', phase='embedding')
         team = team_of(m, teams)
         if not embed_model(m, team, cache, events, run.count, deadline):
             run.state = 'stopped'
             return True
         if verify: run.verified[m.card.name] = verify_model(run, m, TeamEncoder(m.card, team), cache, verify)
+        SPENT.add(m.card.hub_id)
     return True
 
 def _finish(run, cache, events, started, stop_after, parquet, limited):

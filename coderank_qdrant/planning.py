@@ -277,6 +277,7 @@ def _at(size, rate): return f'{in_words(size)}, {size/rate/60:.1f} min at {in_wo
 
 def _to_fetch(m):
     "What the hub has to send, where the weights are not here; it may keep them in 32 bits."
+    if m.folder in LATER: return _at(LATER[m.folder].missing, FETCH)
     return 'nothing' if m.folder else f'up to {_at(4 * m.weights.count, FETCH)}'
 
 def _to_load(m): return _at(m.placement.size, READ) if m.work.rows else 'nothing'
@@ -290,7 +291,8 @@ def _most_cut(plan, m, n=3):
 
 def _model_notes(plan, m):
     "What to say about one model, as sentences."
-    if m.folder: yield f'{m.card.name}: weights from {m.place}.'
+    if m.folder in LATER: yield f'{m.card.name} is fetched when its turn comes, in the place of models that are done.'
+    elif m.folder: yield f'{m.card.name}: weights from {m.place}.'
     else: yield f'{m.card.name}: its weights are not here, so its tokens are counted with the tokenizer of {stand_in_tokenizer()[1]}.'
     for r in m.placement.rejected: yield f'{m.card.name}: {r}'
     if m.lost_tokens: yield f'Cutting loses most in {_most_cut(plan, m)}. --long window would keep it.'

@@ -77,12 +77,15 @@ def route(profile:str, # See `chain`
     gone = []
     for name in chain(profile, kind):
         try:
-            card, folder, place = find_model(name, models_dir, told)
-            weights = count_weights(folder)
+            card, folder, place = find_model(name, models_dir, told, later=True)
+            weights = card.weights if folder in LATER else count_weights(folder)
         except InputError as e:
             if not (assume and name in MODELS): gone.append((name, str(e))); continue
             card, folder, place, weights = MODELS[name], None, 'nowhere here', MODELS[name].weights
-        if card.name in (failed or {}): gone.append((name, failed[card.name])); continue
+        if card.name in (failed or {}):
+            SPENT.add(card.hub_id)
+            gone.append((name, failed[card.name]))
+            continue
         return Route(kind, card, folder, place, weights, tuple(n for n,_ in gone), ' '.join(w for _,w in gone))
     raise NoWeights(f'No model for {kind}. ' + ' '.join(w for _,w in gone))
 

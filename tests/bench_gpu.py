@@ -1,82 +1,139 @@
-"""What a GPU does with models of the mission's shapes (random weights): memory predicted and measured, speed, share of the ceiling.
+"""What a GPU does with models of the registered shapes (random weights), held against what the chapters say by count.
 
-    python tests/bench_gpu.py                          on the first GPU, capped at 15 GiB like a T4
-    python tests/bench_gpu.py --device cpu --layers 1  the same steps where there is none, on one layer"""
-import argparse, tempfile, time
+    python tests/bench_gpu.py            on the first GPU, capped at 15 GiB like a T4; some 8 minutes
+    python tests/bench_gpu.py --small    the same steps on small shapes, to see that they run
+
+Memory predicted and measured; tokens a second, as a share of what a large matrix product reaches and as a ratio to
+`SentenceTransformer.encode` at its best batch size; two workers on one card. What is found is written to
+nbs/measured_gpu.json, which chapter memory shows."""
+import argparse, json, statistics, tempfile, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from coderank_qdrant.all import *
 from conftest import as_sentence_model, byte_tokenizer, make_nomic_bert
 
-def seven_billion(folder, layers):
-    "A checkpoint of Qwen2.5-Coder-7B's shape, written layer by layer in 16 bits."
+RECORD = Path(__file__).resolve().parents[1]/'nbs/measured_gpu.json'
+CAP = 15 * 2**30  # bytes of a card that stands in for a T4
+
+def seven_billion(folder, small):
+    "A checkpoint of Qwen2.5-Coder-7B's shape in bf16, as published: several files, sentence-transformers' modules."
     from transformers import Qwen2Config, Qwen2Model
     folder.mkdir(parents=True)
     byte_tokenizer(folder)
-    cfg = Qwen2Config(hidden_size=3584, num_hidden_layers=layers, num_attention_heads=28, num_key_value_heads=4, intermediate_size=18944, vocab_size=152064)
+    shape = dict(hidden_size=448, num_hidden_layers=2, intermediate_size=1024, vocab_size=4096) if small else \
+            dict(hidden_size=3584, num_hidden_layers=28, intermediate_size=18944, vocab_size=152064)
     torch.set_default_dtype(torch.bfloat16)
-    Qwen2Model(cfg).save_pretrained(folder, max_shard_size='4GB')
+    Qwen2Model(Qwen2Config(num_attention_heads=28, num_key_value_heads=4, **shape)).save_pretrained(folder, max_shard_size='4GB')
     torch.set_default_dtype(torch.float32)
-    as_sentence_model(folder, 3584, 'lasttoken', normalise=True)
+    as_sentence_model(folder, shape['hidden_size'], 'lasttoken', normalise=True)
     return folder
 
-def ceiling(device, dtype, n=4096, rounds=20):
-    "FLOP/s of a large matrix product."
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in 'ab')
-    wait = torch.cuda.synchronize if device != 'cpu' else lambda: None
-    a @ b; wait()
+def ceiling(device, n):
+    "FLOP/s of a large product of half precision."
+    a, b = (torch.randn(n, n, device=device, dtype=torch.float16) for _ in 'ab')
+    times = []
+    for _ in range(6):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(10): a @ b
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return 2 * n**3 * 10 / statistics.median(times[1:])
+
+def memory_rows(enc, placed, longest):
+    "(batch, by count, by fit, measured) in GiB, for shapes that neither has seen."
+    fit, found = probe_memory(enc, longest), []
+    for length in (longest // 3, longest // 5, 2 * longest // 3, longest - longest // 7):
+        for rows in (1, 3, 5):
+            three = placed.memory.most(rows, length), fit.most(rows, length), peak_memory(enc, rows, length)
+            found.append([f'{rows} x {length}', *(round(n / GIB, 3) for n in three)])
+    return found
+
+def tokens_a_second(team, rows, budget):
+    "How fast a team embeds rows of token ids."
+    lengths = [len(r) for r in rows]
+    jobs = [Job(b.tolist()) for b in token_batches(np.array(lengths), budget)]
+    run = lambda: [f for kind,f in run_jobs(team, jobs, lambda numbers: [rows[i] for i in numbers], lengths) if kind == 'done']
+    run()
     start = time.perf_counter()
-    for _ in range(rounds): a @ b
-    wait()
-    return 2 * n**3 * rounds / (time.perf_counter() - start)
-
-def memory_table(enc, longest):
-    "Predicted against measured, for shapes the fit has not seen."
-    model, worst = probe_memory(enc, longest), 0
-    for s in (longest // 3, longest // 5, 2 * longest // 3, longest - longest // 7):
-        for b in (1, 3, 5):
-            predicted, measured = model.peak(b, s), peak_memory(enc, b, s)
-            worst = max(worst, abs(predicted / measured - 1))
-            print(f'  {b} x {s}: predicted {predicted/2**30:.3f} GiB, measured {measured/2**30:.3f} GiB, {100*(predicted/measured-1):+.1f}%')
-    print(f'  worst: {100*worst:.1f}% (10% allowed)')
-    return model
-
-def speed(enc, lengths, budget):
-    "Tokens a second over rows of some lengths."
-    batches = token_batches(lengths, budget)
-    rows = [[np.arange(int(lengths[i])) % 900 + 5 for i in b] for b in batches]
-    enc.embed(rows[0])
-    start, before = time.perf_counter(), None
-    for r in rows:
-        now = begin(enc, r)
-        if before: assert finish(enc, before)[0] == 'done'
-        before = now
-    assert finish(enc, before)[0] == 'done'
+    done = run()
+    assert sum(len(f['numbers']) for f in done) == len(rows)
     return sum(lengths) / (time.perf_counter() - start)
+
+def with_encode(enc, tokens, device):
+    "Tokens a second of `encode`, with the same transformer, at its best batch size; and that size."
+    from sentence_transformers import SentenceTransformer
+    with tempfile.TemporaryDirectory() as tmp:
+        enc.body.save_pretrained(tmp)
+        byte_tokenizer(Path(tmp)) if enc.card.pooling == 'lasttoken' else enc.tokenizer.save_pretrained(tmp)
+        as_sentence_model(Path(tmp), enc.body.config.hidden_size, 'lasttoken' if enc.card.pooling == 'lasttoken' else 'cls_token', normalise=True)
+        model = SentenceTransformer(tmp, device=device, model_kwargs=dict(dtype=torch.float16))
+    texts = enc.texts
+    best = 0, 0
+    for size in (8, 16, 32, 64):
+        try:
+            model.encode(texts[:size], batch_size=size)
+            start = time.perf_counter()
+            model.encode(texts, batch_size=size)
+            best = max(best, (tokens / (time.perf_counter() - start), size))
+        except torch.OutOfMemoryError: break
+    return best
+
+def measure(name, folder, precision, table, args, top):
+    "Everything about one model in one precision."
+    card, device = replace(MODELS[name], max_length=args.longest, dim=None), args.device
+    placed = place_model(name, count_weights(folder), (args.card,), precision, shape=folder, batch=usual_batch(args.longest, True),
+                         failed={} if table else {(name, 'copy', precision): 'The table is to stay in host memory.'})
+    enc = load_encoder(card, folder, device, precision, table)
+    memory = memory_rows(enc, placed, args.longest)
+    found = calibrate(enc, args.card.memory)
+    dim = enc.card.dim
+    enc.tokenizer = load_tokenizer(folder)
+    enc.texts = args.texts
+    rows = [np.array(i[:args.longest - 2]) for i in tokenize(enc.tokenizer, args.texts)]
+    baseline = with_encode(enc, sum(map(len, rows)), device) if name == 'CodeRankEmbed' else None
+    del enc
+    free_cached(device)
+    task = Task(replace(card, dim=dim), folder, precision, table, measure=False)
+    speeds = {}
+    for workers in (1, 2) if name == 'CodeRankEmbed' else (1,):
+        team = start_team(task, replace(placed, devices=(args.card,) * workers))
+        team_ready(team)
+        speeds[workers] = tokens_a_second(team, rows, found.budget)
+        close_team(team)
+    weights = count_weights(folder)
+    facts = dict(model=name, precision=precision, table='device' if table else 'host', budget=found.budget, memory=memory,
+                 tokens_per_second=round(speeds[1]), share_of_products=round(speeds[1] * 2 * (weights.count - weights.wide) / top, 3))
+    if baseline: facts |= dict(two_workers=round(speeds[2] / speeds[1], 2), ratio_to_encode=round(speeds[1] / baseline[0], 2), encode_batch=baseline[1])
+    worst = max(abs(counted / measured - 1) for _,counted,_,measured in memory)
+    print(f'{name} in {precision}, table on the {facts["table"]}: ' + ', '.join(f'{k} {v}' for k,v in facts.items() if k not in ('model', 'precision', 'table', 'memory')))
+    for row in memory: print('  {}: {} GiB by count, {} by fit, {} measured'.format(*row))
+    print(f'  worst of the count: {100*worst:.1f}%')
+    return facts
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--device', default='cuda:0')
-    p.add_argument('--layers', type=int)
-    p.add_argument('--rows', type=int, default=2000)
+    p.add_argument('--small', action='store_true')
+    p.add_argument('--out', type=Path, default=RECORD)
     args = p.parse_args()
-    gpu = args.device != 'cpu'
-    if gpu: torch.cuda.set_per_process_memory_fraction(15 * 2**30 / torch.cuda.get_device_properties(args.device).total_memory)
-    lengths = np.clip(np.random.default_rng(0).normal(507, 120, args.rows if gpu else 20), 8, 1024).astype(int)
+    begun, total = time.time(), torch.cuda.get_device_properties(args.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(CAP / total, 1.))
+    args.card, = (replace(d, memory=min(d.memory, CAP - CONTEXT)) for d in find_devices(args.device))
+    args.longest = 128 if args.small else 2048
+    args.texts = [' '.join(f'word{(i * j) % 97}' for j in range(5 + i % 40)) for i in range(12 if args.small else 3000)]
+    if args.small: BUDGETS[True] = 1024, 2048
     tmp = Path(tempfile.mkdtemp())
-    small = make_nomic_bert(tmp/'CodeRankEmbed', layers=args.layers or 12, inner=3072)
-    large = seven_billion(tmp/'CodeRankLLM', args.layers or 28)
-    for name,folder,precisions in ('CodeRankEmbed', small, ('fp16', 'bf16') if gpu else ('bf16',)), ('CodeRankLLM', large, ('fp16', 'int8') if gpu else ('bf16',)):
-        card = replace(MODELS[name], max_length=2048 if gpu else 256)
-        for precision in precisions:
-            enc = load_encoder(card, folder, args.device, precision, table=(name, precision) != ('CodeRankLLM', 'fp16'))
-            print(f'{name}, {args.layers or "all"} layers, {precision}, {torch.cuda.get_device_name() if gpu else "CPU"}')
-            memory_table(enc, card.max_length)
-            found = calibrate(enc, 15 * 2**30)
-            got, weights = speed(enc, lengths, found.budget), count_weights(folder)
-            share = got * 2 * (weights.count - weights.wide) / ceiling(args.device, DTYPES[precision] if gpu else torch.bfloat16)
-            print(f'  budget {found.budget:,} tokens; {got:,.0f} tokens/s, {100*share:.0f}% of what a matrix product reaches')
-            del enc
+    (tmp/'CodeRankEmbed').mkdir()
+    embed = make_nomic_bert(tmp/'CodeRankEmbed', **(dict(hidden=128, heads=2) if args.small else dict(layers=12, inner=3072)))
+    seven = seven_billion(tmp/'CodeRankLLM', args.small)
+    top = ceiling(args.device, 512 if args.small else 8192)
+    runs = ('CodeRankEmbed', embed, 'fp16', True), ('CodeRankLLM', seven, 'fp16', False), ('CodeRankLLM', seven, 'int8', True)
+    found = [measure(*run, args, top) for run in runs]
+    facts = dict(card=args.card.name, capped_at_gib=15, torch=torch.__version__, products_tflops=round(top / 1e12, 1), models=found,
+                 command='make gpu', seconds=round(time.time() - begun))
+    args.out.write_text(json.dumps(facts, indent=1) + '\n')
+    print(f'{facts["products_tflops"]} TFLOP/s in large products; {facts["seconds"]} s; written to {args.out.name}')
 
 if __name__ == '__main__': main()

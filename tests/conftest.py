@@ -78,7 +78,7 @@ def byte_tokenizer(folder, size=1000):
     t.save_model(str(folder))
     Qwen2Tokenizer(vocab=str(folder/'vocab.json'), merges=str(folder/'merges.txt'), unk_token=None, pad_token='<|endoftext|>', eos_token='<|endoftext|>').save_pretrained(folder)
 
-def make_qwen2(folder, hidden=3584, causal=False, sentence=True, seed=0, shards='40MB', layers=1, inner=64, vocab=1024):
+def make_qwen2(folder, hidden=3584, causal=False, sentence=True, seed=0, shards='40MB', layers=1, inner=64, vocab=1024, dtype='float32'):
     "A small Qwen2: as nomic-embed-code (sentence-transformers files, last token, shards) or as CodeRankLLM (a generative model)."
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model
@@ -86,7 +86,9 @@ def make_qwen2(folder, hidden=3584, causal=False, sentence=True, seed=0, shards=
     byte_tokenizer(folder)
     torch.manual_seed(seed)
     cfg = Qwen2Config(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=28, num_key_value_heads=4, intermediate_size=inner, vocab_size=vocab, tie_word_embeddings=False)
-    (Qwen2ForCausalLM if causal else Qwen2Model)(cfg).save_pretrained(folder, max_shard_size=shards)
+    torch.set_default_dtype(getattr(torch, dtype))
+    try: (Qwen2ForCausalLM if causal else Qwen2Model)(cfg).save_pretrained(folder, max_shard_size=shards)
+    finally: torch.set_default_dtype(torch.float32)
     if sentence: as_sentence_model(folder, hidden, 'lasttoken', normalise=True)
     return folder
 

@@ -2,7 +2,7 @@
 import json, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 import pytest
-from conftest import make_bert, free_port
+from conftest import free_port, make_bert, make_nomic_bert, make_qwen2, write_file
 from pretend_hub import pretend_hub
 from coderank_qdrant.places import INDEX, why_no_model
 
@@ -204,7 +204,7 @@ def test_a_hub_that_never_answers_is_given_up(hub, tmp_path):
 
 def test_a_plan_needs_no_weights(hub, sharded, tmp_path):
     plan, small, facts = child(hub, tmp_path, f'''
-plan = plan_downloads([('tiny', '{HUB_ID}'), ('other', 'me/other')])
+plan = download_plan([('tiny', hub_facts('{HUB_ID}')), ('other', hub_facts('me/other'))], free_bytes())
 small = fetch_small('{HUB_ID}')
 facts = hub_facts('{HUB_ID}')
 print(json.dumps([plan.sentences, sorted(p.name for p in small.rglob('*') if p.is_file()), [facts.files, facts.missing, facts.total]]))''')
@@ -214,6 +214,51 @@ print(json.dumps([plan.sentences, sorted(p.name for p in small.rglob('*') if p.i
     assert facts == [facts[0], weights, size_of(sharded)]
     import hashlib
     assert facts[0][file.name] == [file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()]
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+    "The mission's first two models, of the true width, and a corpus with something for each."
+    root = tmp_path_factory.mktemp('two')
+    (root/'CodeRankEmbed').mkdir()
+    make_nomic_bert(root/'CodeRankEmbed')
+    make_qwen2(root/'CodeRankLLM', causal=True, sentence=False)
+    write_file(root/'corpus', 'src/a_chunks.json', [f'def f{i}(x): return x + {i}' for i in range(6)], 'a.py')
+    write_file(root/'corpus', 'docs/b_chunks.json', [f'Page {i} says what f{i} does.' for i in range(6)], 'b.md')
+    return root
+
+RUN = '''
+import json, sys
+from coderank_qdrant.all import *
+from coderank_qdrant import places, planning, pipeline
+total = {total}
+def free_bytes(place=None): return total - sum(f.stat().st_size for f in hub_cache().rglob('*') if f.is_file() and not f.is_symlink())
+for module in places, planning, pipeline: module.free_bytes = free_bytes
+run = embed_corpus({corpus!r}, {out!r}, dry_run={dry_run}, verify=3)
+here = sorted(p.name for p in hub_cache().glob('models--*') if any(p.glob('snapshots/*/*.safetensors')))
+print(json.dumps([run.state, str(run.plan), here, {{m.card.name: m.fingerprint for m in run.plan.models}}, run.verified]))
+'''
+
+def test_two_models_and_room_on_the_disk_for_one(two, cards, tmp_path):
+    folders = {f'nomic-ai/{n}': two/n for n in ('CodeRankEmbed', 'CodeRankLLM')}
+    sizes = [size_of(f) for f in folders.values()]
+    total, corpus, out = max(sizes) + 110_000_000, str(two/'corpus'), str(tmp_path/'out')
+    assert total < sum(sizes)
+    def run(hub, dry_run=False):
+        env = cards(env=hub.environment(tmp_path/'home'))
+        p = subprocess.run([sys.executable, '-c', RUN.format(total=total, corpus=corpus, out=out, dry_run=dry_run)], env=env, capture_output=True, text=True, timeout=300)
+        assert p.returncode == 0, p.stderr[-3000:]
+        return p.stderr, *json.loads(p.stdout.splitlines()[-1])
+    with pretend_hub(folders) as hub:
+        said, state, plan, here, fingerprints, verified = run(hub)
+        assert state == 'done' and set(verified) == {'CodeRankEmbed', 'CodeRankLLM'} and min(verified.values()) > .9999
+        assert 'enough for one model at a time' in said and here == ['models--nomic-ai--CodeRankLLM'], 'the first made room for the second'
+        for folder in folders.values():
+            for f in folder.glob('*.safetensors'): assert hub.sent(f.name) >= f.stat().st_size
+        weights = sum(r['sent'] for r in hub.requests if str(r['file']).endswith('.safetensors'))
+        assert weights == sum(f.stat().st_size for folder in folders.values() for f in folder.glob('*.safetensors')), 'each byte once'
+        _, state, plan, here, again, verified = run(hub)
+        assert (state, again, verified) == ('done', fingerprints, {}), 'what is computed needs no weights, and the hub knows the space'
+        assert weights == sum(r['sent'] for r in hub.requests if str(r['file']).endswith('.safetensors')), 'nothing is fetched again'
 
 def test_only_what_this_process_fetched_is_removed(hub, sharded, tmp_path):
     child(hub, tmp_path, FOUND)

@@ -153,6 +153,15 @@ def versions_in(python):
     code = 'import importlib.metadata as m, json, re; print(json.dumps({re.sub("[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in m.distributions()}))'
     return json.loads(subprocess.run([python, '-I', '-c', code], capture_output=True, text=True, check=True).stdout)
 
+def kaggle_python(tmp_path):
+    "An environment with what Kaggle has; torch's CPU build stands in for Kaggle's."
+    from coderank_qdrant.kaggle import PREINSTALLED
+    python = tmp_path/'venv/bin/python'
+    subprocess.run([sys.executable, '-m', 'venv', tmp_path/'venv'], check=True)
+    there = [f'{n}=={v}' for n,v in PREINSTALLED.items() if n != 'torch'] + ['matplotlib', 'fastcore<2', 'nbconvert', 'ipykernel', f'torch=={versions_in(sys.executable)["torch"]}']
+    subprocess.run([python, '-m', 'pip', 'install', '-q', *there], check=True)
+    return python
+
 @pytest.fixture
 def kaggle_root(tmp_path):
     "Kaggle's own folder, at its own place; only where there is none and we may make it."
@@ -171,10 +180,7 @@ def test_pushed_notebook_runs_without_internet_on_what_kaggle_has(tmp_path, kagg
     names = [f.name.split('-')[0] for f in (tmp_path/'push/wheels').glob('*.whl')]
     assert not [n for n in names if n.startswith(('torch', 'nvidia_', 'triton')) and n != 'nvidia_ml_py'] and 'torch is not among them' in p.stderr
 
-    python = tmp_path/'venv/bin/python'  # what Kaggle has; torch's CPU build stands in for Kaggle's
-    subprocess.run([sys.executable, '-m', 'venv', tmp_path/'venv'], check=True)
-    there = [f'{n}=={v}' for n,v in PREINSTALLED.items() if n != 'torch'] + ['matplotlib', 'fastcore<2', 'nbconvert', 'ipykernel', f'torch=={versions_in(sys.executable)["torch"]}']
-    subprocess.run([python, '-m', 'pip', 'install', '-q', *there], check=True)
+    python = kaggle_python(tmp_path)
     before = versions_in(python)
     assert all(before[n] == v for n,v in PREINSTALLED.items() if n != 'torch') and 'coderank-qdrant' not in before
 

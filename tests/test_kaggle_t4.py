@@ -1,12 +1,12 @@
 "The repository's notebook on Kaggle with two made-up T4s: Run All, and Run All again in the same kernel."
-import json, os, shutil
+import json, os, shutil, subprocess
 from collections import Counter
 import nbformat, pytest
 from nbclient import NotebookClient
 from conftest import ROOT, make_nomic_bert, make_qwen2, read_jsonl, summary_of, write_file
 from pretend_hub import pretend_hub
 from pretend_t4 import read_log
-from test_kaggle import kaggle_root
+from test_kaggle import kaggle_python, kaggle_root, versions_in
 
 NAMES = 'CodeRankEmbed', 'CodeRankLLM', 'nomic-embed-code'
 NAME, OUT = 'qdrant_ecosystem', 'working/qdrant_ecosystem_embeddings'
@@ -109,3 +109,21 @@ def test_a_P100_is_one_clear_line(cards, three, run_all, kaggle_root):
     env = offline(cards('P100'))
     with pytest.raises(CellExecutionError, match='choose GPU T4 x2'): run_all(env)()
     assert not loads_of(env)
+
+@pytest.mark.slow
+def test_a_bare_notebook_fetches_what_it_needs(cards, three, kaggle_root, tmp_path):
+    "Nothing attached but a corpus, internet on: packages from the index, models from a hub, the package from the notebook."
+    python = kaggle_python(tmp_path)
+    assert 'coderank-qdrant' not in versions_in(python)
+    (kaggle_root/'working').mkdir(parents=True)
+    put_corpus(kaggle_root/'input/datasets/ann/qdrant-ecosystem')
+    with pretend_hub({f'nomic-ai/{name}': folder for name,folder in three.items()}) as hub:
+        env = cards(env=hub.environment(tmp_path/'home', KAGGLE_KERNEL_RUN_TYPE='Batch', no_proxy='127.0.0.1,localhost'))
+        cmd = [python, '-m', 'nbconvert', '--to', 'notebook', '--execute', '--output-dir', kaggle_root/'working', ROOT/'nbs/kaggle.ipynb']
+        p = subprocess.run(list(map(str, cmd)), cwd=kaggle_root/'working', env=env, capture_output=True, text=True, timeout=1500)
+    assert p.returncode == 0, p.stderr[-3000:]
+    cells = json.loads((kaggle_root/'working/kaggle.ipynb').read_text())['cells']
+    shown = {''.join(c['source']).strip(): json.dumps(c['outputs']) for c in cells if c['cell_type'] == 'code'}
+    summary = check_run(kaggle_root, shown)
+    assert all('fp16' in m['placement'] for m in summary['models']) and busy_cards(env) == {0, 1}
+    assert 'coderank-qdrant' in versions_in(python)

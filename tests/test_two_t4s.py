@@ -192,3 +192,27 @@ def test_a_question_beside_a_run_goes_where_there_is_room(cards, few, code_rank,
     assert asked.returncode == 0, asked.stderr
     mine, = (p for p in read_log(env) if p['pid'] not in before and p['loads'])
     assert [c['operations'] > 100 for c in mine['cards']] == [False, True]
+
+# The true width
+
+@pytest.fixture(scope='module', params=['CodeRankLLM', 'nomic-embed-code'])
+def wide(request, tmp_path_factory):
+    "Eight layers of the two seven-billion layouts."
+    shape = dict(layers=8, inner=18944, dtype='bfloat16', shards='2GB', causal=request.param == 'CodeRankLLM', sentence=request.param != 'CodeRankLLM')
+    return make_qwen2(tmp_path_factory.mktemp('wide')/request.param, **shape)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('device,precision,table,least', [
+    ('cuda:0', 'fp16', True, .99999), ('cuda:0', 'fp16', False, .99999), ('cuda:0', 'int8', True, .9999), ('cuda:0+cuda:1', 'fp16', True, .99999)])
+def test_a_row_of_the_true_width_is_itself_in_any_batch(cards, wide, device, precision, table, least):
+    got = ask(cards(), f'''
+import numpy as np
+from pathlib import Path
+from coderank_qdrant.models import *
+folder = Path({str(wide)!r})
+enc = load_encoder(MODELS[folder.name], folder, {device!r}, {precision!r}, {table})
+rows = [(np.arange(n) * 37 + 5) % 900 for n in (5, 40, 23)]
+alone = np.concatenate([enc.embed([row]) for row in rows])
+peaks = [cuda.max_memory_allocated(i) for i in range(2)]
+print(json.dumps([float((enc.embed(rows) * alone).sum(1).min()), peaks]))''', timeout=900)
+    assert got[0] > least, got

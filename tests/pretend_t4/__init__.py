@@ -23,10 +23,10 @@ def read_log(env):
     "What the processes wrote that used cards: a list of dict of pid, argv, held, cards, counts, loads."
     return [p for p in read_board(env['PRETEND_BOARD']).values() if p.get('cards')]
 
-def ask(env, code, *options):
+def ask(env, code, *options, timeout=120):
     "What a program prints last, as JSON."
     code = f'import json, torch\ncuda = torch.cuda\n{code}'
-    p = subprocess.run([sys.executable, *options, '-c', code], env=env, capture_output=True, text=True, timeout=120)
+    p = subprocess.run([sys.executable, *options, '-c', code], env=env, capture_output=True, text=True, timeout=timeout)
     assert p.returncode == 0, p.stderr
     return json.loads(p.stdout.splitlines()[-1])
 
