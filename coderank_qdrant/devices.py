@@ -126,6 +126,8 @@ class Placement:
     rejected:tuple = () # Better ways that do not fit, as sentences with their numbers
 
     @property
+    def way(self): return self.kind, self.precision, tuple(self.workers)
+    @property
     def table(self): return self.kind != 'host'  # do the token embeddings go to the device?
     @property
     def workers(self):

@@ -114,16 +114,30 @@ def find_model(name:str, # A registered name, a folder, or a hub id
     return folder_card(folder, short), folder, place
 
 # %% ../nbs/03_models.ipynb #74c21c84
-def count_weights(folder:Path # A model's folder
-                 )->Weights: # Raises `InputError` for a file without a readable table
-    "Count a model's weights from the headers of its files."
-    sizes = {}
+def _shapes_here(folder):
+    "The shape of every tensor, from the headers of a model's files."
+    shapes = {}
     for file in sorted(Path(folder).glob('*.safetensors')):
         with open(file, 'rb') as f:
             try: header = orjson.loads(f.read(int.from_bytes(f.read(8), 'little')))
             except (orjson.JSONDecodeError, OverflowError, MemoryError):
                 raise InputError(f'{file} is cut off or no safetensors file. Copy it again.') from None
-        sizes |= {k: t['shape'] for k,t in header.items() if k != '__metadata__' and not k.startswith('lm_head')}
+        shapes |= {k: t['shape'] for k,t in header.items() if k != '__metadata__'}
+    return shapes
+
+def _shapes_there(facts):
+    "The same, of files that are still on the hub; only their headers are fetched."
+    from huggingface_hub import HfApi
+    try: found = HfApi().get_safetensors_metadata(facts.hub_id, revision=facts.commit)
+    except Exception as e: raise InputError(f'{facts.hub_id} cannot be fetched ({hub_reason(e)})') from None
+    return {k: t.shape for file in found.files_metadata.values() for k,t in file.tensors.items()}
+
+def count_weights(folder:Path # A model's folder, perhaps in `LATER`
+                 )->Weights: # Raises `InputError` for a file without a readable table
+    "Count a model's weights from the headers of its files."
+    facts = LATER.get(Path(folder))
+    shapes = _shapes_there(facts) if facts else _shapes_here(folder)
+    sizes = {k: shape for k,shape in shapes.items() if not k.startswith('lm_head')}
     tables = [math.prod(v) for k,v in sizes.items() if len(v) > 1 and 'embed' in k]
     vectors = [math.prod(v) for k,v in sizes.items() if len(v) < 2]
     return Weights(sum(map(math.prod, sizes.values())), sum(tables) + sum(vectors), max(tables, default=0))
@@ -583,7 +597,7 @@ def with_max_length(card:ModelCard, # The model's card
     if not 16 <= n <= limit: raise InputError(f'--max_length {n}: {card.name} reads rows of 16 to {limit} tokens.')
     return replace(card, max_length=n)
 
-# %% ../nbs/03_models.ipynb #9e01f90e
+# %% ../nbs/03_models.ipynb #b6da8926
 def with_dim(card:ModelCard, # The model's card
              n:int=None # Numbers to keep of each vector; None keeps all
             )->ModelCard: # Raises `InputError` for a model whose vectors may not be cut, or not to that length

@@ -311,7 +311,7 @@ class Teams:
     )->list: # Of `Worker`, perhaps still loading
         "The workers of a model; others make room for it where they must."
         here = self.loaded.get(key)
-        if here and (str(here.placement), here.task.empty_every) != (str(placement), task.empty_every): self.drop(key)
+        if here and (here.placement.way, here.task.empty_every) != (placement.way, task.empty_every): self.drop(key)
         if key not in self.loaded:
             while self.loaded and not fits_beside(placement, self.placements()): self.drop(next(iter(self.loaded)))
             taken = sum(p.need for p in self.placements())

@@ -78,7 +78,7 @@ def route(profile:str, # See `chain`
     for name in chain(profile, kind):
         try:
             card, folder, place = find_model(name, models_dir, told, later=True)
-            weights = card.weights if folder in LATER else count_weights(folder)
+            weights = count_weights(folder)
         except InputError as e:
             if not (assume and name in MODELS): gone.append((name, str(e))); continue
             card, folder, place, weights = MODELS[name], None, 'nowhere here', MODELS[name].weights

@@ -167,24 +167,26 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.repository(hub_id)
         if repository is None: return
         file = repository.files[name]
-        begin = int((self.headers.get('Range') or 'bytes=0-').split('=')[1].split('-')[0])
+        first, _, last = (self.headers.get('Range') or 'bytes=0-').split('=')[1].partition('-')
+        begin, end = int(first), min(int(last or file.size - 1), file.size - 1)
         if begin >= file.size > 0: return self.head(416, 0, Content_Range=f'bytes */{file.size}')
-        part = dict(Content_Range=f'bytes {begin}-{file.size - 1}/{file.size}') if self.headers.get('Range') else {}
-        self.head(206 if part else 200, file.size - begin, ETag=f'"{file.etag}"', Accept_Ranges='bytes', **part, **headers)
-        if self.command == 'GET': self.send(name, file, begin)
+        part = dict(Content_Range=f'bytes {begin}-{end}/{file.size}') if self.headers.get('Range') else {}
+        self.head(206 if part else 200, end + 1 - begin, ETag=f'"{file.etag}"', Accept_Ranges='bytes', **part, **headers)
+        if self.command == 'GET': self.send(name, file, begin, end + 1)
 
-    def send(self, name, file, begin):
-        self.entry['file'] = name
-        with self.hub.lock: end = begin + self.hub.cuts.pop(name) if name in self.hub.cuts else file.size
+    def send(self, name, file, begin, last):
+        header = last < file.size  # a look at the header of a file is no download of it
+        self.entry['file'] = f'{name}, its header' if header else name
+        with self.hub.lock: end = begin + self.hub.cuts.pop(name) if name in self.hub.cuts and not header else last
         with open(file.path, 'rb') as f:
             f.seek(begin)
-            while (here := f.tell()) < min(end, file.size):
+            while (here := f.tell()) < min(end, last):
                 block = f.read(min(1 << 18, end - here))
                 try: self.wfile.write(block)
                 except OSError: return self.cut()  # the client has gone
                 self.entry['sent'] += len(block)
                 if self.hub.rate: time.sleep(len(block) / self.hub.rate)
-        if end < file.size: self.cut()
+        if end < last: self.cut()
 
     def cut(self):
         self.close_connection = True

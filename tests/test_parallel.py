@@ -149,9 +149,10 @@ def test_no_worker_outlives_its_parent(tiny, subset, undisturbed, tmp_path): ass
 def test_parent_killed_at_fifty_random_moments(tiny, subset, undisturbed, tmp_path):
     for seed in range(10): assert same(killed(5, tiny, subset, tmp_path/str(seed), seed), undisturbed)
 
-@pytest.mark.parametrize('kilobytes', [100, 300, 900])
-def test_a_full_disk(kilobytes, tiny, subset, undisturbed, tmp_path):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, resource.RLIM_INFINITY))
+@pytest.mark.parametrize('share', [.1, .3, .9])
+def test_a_full_disk(share, tiny, subset, undisturbed, tmp_path):
+    most = int(share * undisturbed.stat().st_size)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
     p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, '--devices', 'cpu', preexec_fn=limit)
     assert p.returncode == 2 and 'Traceback' not in p.stderr, p.stderr
     assert not (tmp_path/'out/subset_embeddings.jsonl').exists()
