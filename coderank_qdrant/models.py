@@ -215,10 +215,10 @@ def quantize_rows(weight:torch.Tensor # Shape (out, in)
 
 class Int8Linear(nn.Module):
     "A linear layer whose weights are kept in 8 bits and used in the number format of its input."
-    def __init__(self, like:nn.Linear):
+    def __init__(self, like:nn.Linear, dtype:torch.dtype=torch.int8): # dtype: of the weights for now; transformers reads them in it
         super().__init__()
         shape, device = like.weight.shape, like.weight.device
-        self.weight = nn.Parameter(torch.empty(shape, dtype=torch.int8, device=device), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
         self.scale = nn.Parameter(torch.empty(shape[0], dtype=torch.float32, device=device), requires_grad=False)
         self.bias = like.bias
 
@@ -228,11 +228,12 @@ class Int8Linear(nn.Module):
         return F.linear(x, wide, None if self.bias is None else self.bias.to(x.dtype))
 
 # %% ../nbs/03_models.ipynb #db839b4f
-def swap_linear(body:nn.Module # A transformer without weights yet
+def swap_linear(body:nn.Module, # A transformer without weights yet
+                read:bool=False # Are the weights still to be read, in 16 or 32 bits, and rounded then?
                ):
     "Put layers for 8-bit weights where the linear layers are."
     for name,module in list(body.named_modules()):
-        if type(module) is nn.Linear: body.set_submodule(name, Int8Linear(module))
+        if type(module) is nn.Linear: body.set_submodule(name, Int8Linear(module, module.weight.dtype if read else torch.int8))
 
 def table_name(body # A transformers model
               )->str: # Name of the parameter with the token embeddings
@@ -271,7 +272,7 @@ def lean(int8:bool, # Keep the linear layers' weights in 8 bits?
             if not table:
                 model.table_name = table_name(model)
                 model.set_input_embeddings(nn.Identity())
-            if int8: swap_linear(model)
+            if int8: swap_linear(model, read=True)
 
     AUTO_QUANTIZER_MAPPING['coderank_lean'] = LeanQuantizer
     AUTO_QUANTIZATION_CONFIG_MAPPING['coderank_lean'] = QuantizationConfigMixin
@@ -597,7 +598,7 @@ def with_max_length(card:ModelCard, # The model's card
     if not 16 <= n <= limit: raise InputError(f'--max_length {n}: {card.name} reads rows of 16 to {limit} tokens.')
     return replace(card, max_length=n)
 
-# %% ../nbs/03_models.ipynb #b6da8926
+# %% ../nbs/03_models.ipynb #494e23d2
 def with_dim(card:ModelCard, # The model's card
              n:int=None # Numbers to keep of each vector; None keeps all
             )->ModelCard: # Raises `InputError` for a model whose vectors may not be cut, or not to that length
