@@ -54,9 +54,10 @@ class Alive(TorchDispatchMode):
         return out
 
 # %% ../nbs/05_memory.ipynb #61f9e51f
-def batch_of(rows:int, length:int, vocab:int=1000)->list: # `rows` arrays of `length` token ids
-    "A batch for measuring."
-    return [(np.arange(length) * 37 + 5 + i) % vocab for i in range(rows)]
+def batch_of(rows:int, length:int, vocab:int=1000)->list: # `rows` arrays of `length` token ids, the last a token shorter
+    "A batch for measuring, with a little padding as most batches have: so the mask is measured too."
+    lengths = [length] * (rows - 1) + [length - (rows > 1)]
+    return [(np.arange(n) * 37 + 5 + i) % vocab for i,n in enumerate(lengths)]
 
 def peak_memory(encoder:Encoder, # A loaded model
                 rows:int, # Rows of the batch
