@@ -583,6 +583,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'coderank_qdrant.places.find_input': ('places.html#find_input', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.find_weights': ('places.html#find_weights', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.free_bytes': ('places.html#free_bytes', 'coderank_qdrant/places.py'),
+                                        'coderank_qdrant.places.has_room': ('places.html#has_room', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.hub_cache': ('places.html#hub_cache', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.hub_facts': ('places.html#hub_facts', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.hub_reason': ('places.html#hub_reason', 'coderank_qdrant/places.py'),

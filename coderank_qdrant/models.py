@@ -14,7 +14,7 @@ __all__ = ['DTYPES', 'MODELS', 'LONG_POLICIES', 'LEGACY', 'NATIVE', 'UNUSED', 'O
 import hashlib, json, math, os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, orjson, torch
@@ -125,18 +125,19 @@ def _shapes_here(folder):
         shapes |= {k: t['shape'] for k,t in header.items() if k != '__metadata__'}
     return shapes
 
-def _shapes_there(facts):
+@lru_cache
+def _shapes_there(hub_id, commit):
     "The same, of files that are still on the hub; only their headers are fetched."
     from huggingface_hub import HfApi
-    try: found = HfApi().get_safetensors_metadata(facts.hub_id, revision=facts.commit)
-    except Exception as e: raise InputError(f'{facts.hub_id} cannot be fetched ({hub_reason(e)})') from None
+    try: found = patiently(lambda: HfApi().get_safetensors_metadata(hub_id, revision=commit))
+    except Exception as e: raise InputError(f'{hub_id} cannot be fetched ({hub_reason(e)})') from None
     return {k: t.shape for file in found.files_metadata.values() for k,t in file.tensors.items()}
 
 def count_weights(folder:Path # A model's folder, perhaps in `LATER`
                  )->Weights: # Raises `InputError` for a file without a readable table
     "Count a model's weights from the headers of its files."
     facts = LATER.get(Path(folder))
-    shapes = _shapes_there(facts) if facts else _shapes_here(folder)
+    shapes = _shapes_there(facts.hub_id, facts.commit) if facts else _shapes_here(folder)
     sizes = {k: shape for k,shape in shapes.items() if not k.startswith('lm_head')}
     tables = [math.prod(v) for k,v in sizes.items() if len(v) > 1 and 'embed' in k]
     vectors = [math.prod(v) for k,v in sizes.items() if len(v) < 2]
@@ -326,7 +327,7 @@ def load_body(folder:Path, # A model's folder
     bad = unaccounted(info, UNUSED if table else (*UNUSED, 'embed'))
     if bad: raise InputError(f'its weights do not fit its configuration ({bad})')
     left = [part for part,where in getattr(model, 'hf_device_map', {}).items() if where in ('cpu', 'disk')]
-    if device != 'cpu' and left: raise NoRoom(f'{left[0]} and what follows it found no room on {device}')
+    if left: raise NoRoom(f'{left[0]} and what follows it found no room on {device}')
     return model if 'device_map' in options else model.to(device)
 
 def load_options(device:str # 'cpu', 'cuda:N', or several of these with '+' between them

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np, torch
 from .places import *
 from .models import *
-from .memory import *
 from .devices import *
 
 # %% ../nbs/11_parallel.ipynb #54973444
@@ -144,7 +143,7 @@ class Local(Worker):
 
     def start(self):
         self.encoder, self.ready = set_up(self.task, self.device, self.memory)
-        self.begun, self.sent, self.depth = deque(), 0, 1 if self.device == 'cpu' else 2  # a GPU computes while this process commits
+        self.begun, self.sent = deque(), 0
         return self
 
     def send(self, job, rows):

@@ -83,9 +83,9 @@ def load_early(m:ModelPlan, # A model's plan
 def in_order(plan:Plan, # A plan
              teams:Teams # Those that are loaded
             )->list: # `ModelPlan`s with something to compute
-    "Models in the order in which they embed: those that are loaded, then the smallest."
+    "Models in the order in which they embed: those that are loaded, those that are here, and of these the smallest first."
     busy = [m for m in plan.models if m.work.rows]
-    return sorted(busy, key=lambda m: (m.fingerprint not in teams, m.placement.size))
+    return sorted(busy, key=lambda m: (m.fingerprint not in teams, m.folder in LATER, m.placement.size))
 
 def key_of(m): return calibration_key(m.fingerprint, m.placement.devices[0], len(m.placement.workers))
 
@@ -121,8 +121,7 @@ def tell_downloads(plan:Plan, # A plan
 def waits_for_disk(m:ModelPlan # A model's plan
                   )->bool: # False where nothing is to be fetched
     "Whether the disk has no room for a model's weights at the moment."
-    facts = LATER.get(m.folder)
-    return bool(facts) and facts.missing + 100_000_000 > free_bytes()
+    return m.folder in LATER and not has_room(LATER[m.folder].missing)
 
 def bring_weights(m:ModelPlan, # A model's plan
                   teams:Teams, # Those that are loaded; they let go of their files where the disk is short
@@ -133,7 +132,6 @@ def bring_weights(m:ModelPlan, # A model's plan
     if waits_for_disk(m): teams.close()
     folder = fetch_weights(m.card.hub_id, partial(tell_download, events), m.card.name, LATER[m.folder])
     if folder != m.folder: raise InputError(f'{m.card.hub_id} changed on the hub while it was planned for. Run it again')
-    LATER.pop(m.folder)
 
 def load_model(m:ModelPlan, # A model's plan
                teams:Teams, # Takes the workers
@@ -187,6 +185,7 @@ def load_planned(corpus:Corpus, # What was read
     while True:
         plan = make_plan(corpus, profile, cache, devices, **known, **options)
         if devices[0].assumed: return plan
+        SPENT.difference_update(m.card.hub_id for m in plan.models if m.work.rows)  # an earlier run was done with it
         tell_downloads(plan, said, events)
         if all(_ready(m, n, teams, events, failures, insist) for n,m in enumerate(in_order(plan, teams))): return plan
 

@@ -8,7 +8,6 @@ __all__ = ['SESSION', 'FETCH', 'READ', 'Work', 'find_work', 'row_length', 'cut_b
            'make_plan', 'check_disk', 'plot_lengths']
 
 # %% ../nbs/09_planning.ipynb #60ccb446
-import shutil, time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -277,6 +276,7 @@ def _at(size, rate): return f'{in_words(size)}, {size/rate/60:.1f} min at {in_wo
 
 def _to_fetch(m):
     "What the hub has to send, where the weights are not here; it may keep them in 32 bits."
+    if not m.work.rows: return 'nothing'
     if m.folder in LATER: return _at(LATER[m.folder].missing, FETCH)
     return 'nothing' if m.folder else f'up to {_at(4 * m.weights.count, FETCH)}'
 
@@ -291,7 +291,7 @@ def _most_cut(plan, m, n=3):
 
 def _model_notes(plan, m):
     "What to say about one model, as sentences."
-    if m.folder in LATER: yield f'{m.card.name} is fetched when its turn comes, in the place of models that are done.'
+    if m.folder in LATER and m.work.rows: yield f'{m.card.name} is fetched when its turn comes, in the place of models that are done.'
     elif m.folder: yield f'{m.card.name}: weights from {m.place}.'
     else: yield f'{m.card.name}: its weights are not here, so its tokens are counted with the tokenizer of {stand_in_tokenizer()[1]}.'
     for r in m.placement.rejected: yield f'{m.card.name}: {r}'
@@ -373,9 +373,7 @@ def check_disk(plan:Plan, # What will be done
               )->int: # Bytes the run needs; raises `InputError` where there is not that much
     "Know before a run whether its files fit."
     vectors = sum(len(m.work.rows) * (4 * (m.card.dim or 768) + 200) for m in plan.models)
-    need, place = int(plan.output_bytes + vectors), Path(out).resolve()
-    while not place.exists(): place = place.parent
-    free = shutil.disk_usage(place).free if free is None else free
+    need, free = int(plan.output_bytes + vectors), free_bytes(out) if free is None else free
     if free < need: raise InputError(f'{out} needs about {need/1e6:,.0f} MB, {free/1e6:,.0f} MB are free. Make room, or name another --out.')
     return need
 

@@ -130,11 +130,11 @@ def _on_oom(v, e): _row(v, row_name(e))['oom'] += 1
 def _on_retry(v, e): v['retries'][str(e.get('reason', 'no reason given'))] += 1
 def _on_quarantine(v, e): v['quarantined'] = [*v['quarantined'], (e.get('n', 1), str(e.get('reason', '')), e.get('ids', []))][:200]
 def _on_end(v, e): v['state'], v['end'] = e.get('state') or 'Done', e.get('text', '')
+def _on_phase(v, e): v['told'] = True; enter(v, str(e.get('phase', '')), e['time'])
+
 def _on_download(v, e):
     v['download'] = e
     enter(v, 'downloading', e['time'])
-
-def _on_phase(v, e): v['told'] = True; enter(v, str(e.get('phase', '')), e['time'])
 
 def _on_sample(v, e):
     "What the machine says: facts that come from no event of the run."
@@ -172,6 +172,7 @@ def view_of(events # Events of one run
 # %% ../nbs/10_progress.ipynb #ea90fbca
 def line_of(e): return progress_line(**{k: e[k] for k in LINE})
 def printable(s): return re.sub(r'[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]', '?', str(s))
+
 def download_line(e:dict # A 'download' event
                  )->str: # One line
     "How far a download is, in words."

@@ -21,7 +21,6 @@ from fastcore.basics import AttrDict
 from .chunks import *
 from .places import *
 from .models import *
-from .memory import *
 from .devices import *
 from .parallel import *
 from .pipeline import *

@@ -61,15 +61,14 @@ def tokens_a_second(team, rows, budget):
     assert sum(len(f['numbers']) for f in done) == len(rows)
     return sum(lengths) / (time.perf_counter() - start)
 
-def with_encode(enc, tokens, device):
+def with_encode(enc, tokenizer, texts, tokens, device):
     "Tokens a second of `encode`, with the same transformer, at its best batch size; and that size."
     from sentence_transformers import SentenceTransformer
     with tempfile.TemporaryDirectory() as tmp:
         enc.body.save_pretrained(tmp)
-        byte_tokenizer(Path(tmp)) if enc.card.pooling == 'lasttoken' else enc.tokenizer.save_pretrained(tmp)
-        as_sentence_model(Path(tmp), enc.body.config.hidden_size, 'lasttoken' if enc.card.pooling == 'lasttoken' else 'cls_token', normalise=True)
+        tokenizer.save_pretrained(tmp)
+        as_sentence_model(Path(tmp), enc.body.config.hidden_size, 'cls_token', normalise=True)
         model = SentenceTransformer(tmp, device=device, model_kwargs=dict(dtype=torch.float16))
-    texts = enc.texts
     best = 0, 0
     for size in (8, 16, 32, 64):
         try:
@@ -89,10 +88,9 @@ def measure(name, folder, precision, table, args, top):
     memory = memory_rows(enc, placed, args.longest)
     found = calibrate(enc, args.card.memory)
     dim = enc.card.dim
-    enc.tokenizer = load_tokenizer(folder)
-    enc.texts = args.texts
-    rows = [np.array(i[:args.longest - 2]) for i in tokenize(enc.tokenizer, args.texts)]
-    baseline = with_encode(enc, sum(map(len, rows)), device) if name == 'CodeRankEmbed' else None
+    tokenizer = load_tokenizer(folder)
+    rows = [np.array(i[:args.longest - 2]) for i in tokenize(tokenizer, args.texts)]
+    baseline = with_encode(enc, tokenizer, args.texts, sum(map(len, rows)), device) if name == 'CodeRankEmbed' else None
     del enc
     free_cached(device)
     task = Task(replace(card, dim=dim), folder, precision, table, measure=False)

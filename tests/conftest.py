@@ -92,6 +92,16 @@ def make_qwen2(folder, hidden=3584, causal=False, sentence=True, seed=0, shards=
     if sentence: as_sentence_model(folder, hidden, 'lasttoken', normalise=True)
     return folder
 
+@pytest.fixture(scope='session')
+def missions_models(tmp_path_factory):
+    "A models_dir with the mission's three models, small in depth and full in width."
+    root = tmp_path_factory.mktemp('missions_models')
+    (root/'CodeRankEmbed').mkdir()
+    make_nomic_bert(root/'CodeRankEmbed')
+    make_qwen2(root/'nomic-embed-code')
+    make_qwen2(root/'CodeRankLLM', causal=True, sentence=False, seed=1)
+    return root
+
 def make_qwen3(folder, layers=2, inner=64, seed=0):
     "A checkpoint as Qwen3-Embedding-0.6B was published: names without 'model.', a generative model's configuration, bf16, a prompt for queries."
     import torch

@@ -2,7 +2,7 @@
 import json, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 import pytest
-from conftest import free_port, make_bert, make_nomic_bert, make_qwen2, write_file
+from conftest import free_port, make_bert, write_file
 from pretend_hub import pretend_hub
 from coderank_qdrant.places import INDEX, why_no_model
 
@@ -85,11 +85,16 @@ def test_a_busy_hub_is_asked_again(hub, tmp_path):
     hub.answer('/cdn/', 503)
     assert child(hub, tmp_path, FOUND)[1] == 'hub'
 
+def _size(file):
+    "Of a file that may be renamed at any moment."
+    try: return file.stat().st_size
+    except FileNotFoundError: return 0
+
 def killed(hub, home, after):
     "A download whose process is killed when so many bytes are in the cache."
     p = subprocess.Popen([sys.executable, '-c', FIND + 'find()'], env=hub.environment(home), stderr=subprocess.DEVNULL)
     until = time.time() + 40
-    while sum(f.stat().st_size for f in Path(home).rglob('*.incomplete')) < after:
+    while sum(map(_size, Path(home).rglob('*.incomplete'))) < after:
         assert time.time() < until and p.poll() is None
         time.sleep(.02)
     p.send_signal(signal.SIGKILL)
@@ -215,50 +220,65 @@ print(json.dumps([plan.sentences, sorted(p.name for p in small.rglob('*') if p.i
     import hashlib
     assert facts[0][file.name] == [file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()]
 
-@pytest.fixture(scope='module')
-def two(tmp_path_factory):
-    "The mission's first two models, of the true width, and a corpus with something for each."
-    root = tmp_path_factory.mktemp('two')
-    (root/'CodeRankEmbed').mkdir()
-    make_nomic_bert(root/'CodeRankEmbed')
-    make_qwen2(root/'CodeRankLLM', causal=True, sentence=False)
-    write_file(root/'corpus', 'src/a_chunks.json', [f'def f{i}(x): return x + {i}' for i in range(6)], 'a.py')
-    write_file(root/'corpus', 'docs/b_chunks.json', [f'Page {i} says what f{i} does.' for i in range(6)], 'b.md')
-    return root
-
 RUN = '''
 import json, sys
+from pathlib import Path
 from coderank_qdrant.all import *
 from coderank_qdrant import places, planning, pipeline
-total = {total}
+total, root = {total}, Path({root!r})
 def free_bytes(place=None): return total - sum(f.stat().st_size for f in hub_cache().rglob('*') if f.is_file() and not f.is_symlink())
 for module in places, planning, pipeline: module.free_bytes = free_bytes
-run = embed_corpus({corpus!r}, {out!r}, dry_run={dry_run}, verify=3)
-here = sorted(p.name for p in hub_cache().glob('models--*') if any(p.glob('snapshots/*/*.safetensors')))
-print(json.dumps([run.state, str(run.plan), here, {{m.card.name: m.fingerprint for m in run.plan.models}}, run.verified]))
+told = []
+def embed():
+    run = embed_corpus(root/'corpus', root/'out', devices='cpu', verify=3)
+    here = [p.name.rpartition('--')[2] for p in hub_cache().glob('models--*') if any(p.glob('snapshots/*/*.safetensors'))]
+    told.append([run.state, sorted(here), {{m.card.name: m.fingerprint for m in run.plan.models}}, run.verified])
 '''
 
-def test_two_models_and_room_on_the_disk_for_one(two, cards, tmp_path):
-    folders = {f'nomic-ai/{n}': two/n for n in ('CodeRankEmbed', 'CodeRankLLM')}
+MORE = '''
+embed()
+for kind,name in ('src', 'a.py'), ('docs', 'b.md'):
+    chunks = dict(chunks=[dict(content=f'{kind} again', metadata=dict(source=name))])
+    (root/'corpus'/kind/'more_chunks.json').write_text(json.dumps(chunks))
+embed()
+print(json.dumps(told))
+'''
+
+def test_two_models_and_room_on_the_disk_for_one(missions_models, tmp_path):
+    for kind,name in ('src', 'a.py'), ('docs', 'b.md'):
+        write_file(tmp_path/'corpus', f'{kind}/a_chunks.json', [f'{kind} {i}: f{i} adds {i}' for i in range(6)], name)
+    folders = {f'nomic-ai/{n}': missions_models/n for n in ('CodeRankEmbed', 'CodeRankLLM')}
     sizes = [size_of(f) for f in folders.values()]
-    total, corpus, out = max(sizes) + 110_000_000, str(two/'corpus'), str(tmp_path/'out')
+    total = max(sizes) + 110_000_000
     assert total < sum(sizes)
-    def run(hub, dry_run=False):
-        env = cards(env=hub.environment(tmp_path/'home'))
-        p = subprocess.run([sys.executable, '-c', RUN.format(total=total, corpus=corpus, out=out, dry_run=dry_run)], env=env, capture_output=True, text=True, timeout=300)
-        assert p.returncode == 0, p.stderr[-3000:]
-        return p.stderr, *json.loads(p.stdout.splitlines()[-1])
+    both = {'CodeRankEmbed', 'CodeRankLLM'}
     with pretend_hub(folders) as hub:
-        said, state, plan, here, fingerprints, verified = run(hub)
-        assert state == 'done' and set(verified) == {'CodeRankEmbed', 'CodeRankLLM'} and min(verified.values()) > .9999
-        assert 'enough for one model at a time' in said and here == ['models--nomic-ai--CodeRankLLM'], 'the first made room for the second'
-        for folder in folders.values():
-            for f in folder.glob('*.safetensors'): assert hub.sent(f.name) >= f.stat().st_size
-        weights = sum(r['sent'] for r in hub.requests if str(r['file']).endswith('.safetensors'))
-        assert weights == sum(f.stat().st_size for folder in folders.values() for f in folder.glob('*.safetensors')), 'each byte once'
-        _, state, plan, here, again, verified = run(hub)
-        assert (state, again, verified) == ('done', fingerprints, {}), 'what is computed needs no weights, and the hub knows the space'
-        assert weights == sum(r['sent'] for r in hub.requests if str(r['file']).endswith('.safetensors')), 'nothing is fetched again'
+        def run(code):
+            p = subprocess.run([sys.executable, '-c', RUN.format(total=total, root=str(tmp_path)) + code], env=hub.environment(tmp_path/'home'), capture_output=True, text=True, timeout=300)
+            assert p.returncode == 0, p.stderr[-3000:]
+            return p.stderr, json.loads(p.stdout.splitlines()[-1])
+        def sent(): return {n: sum(hub.sent(f.name) for f in folder.glob('*.safetensors')) for n,folder in folders.items()}
+        weights = {n: sum(f.stat().st_size for f in folder.glob('*.safetensors')) for n,folder in folders.items()}
+        said, (first, second) = run(MORE)
+        assert first[0] == 'done' and set(first[3]) == both and min(first[3].values()) > .9999
+        assert 'enough for one model at a time' in said and first[1] == ['CodeRankLLM'], 'the first made room for the second'
+        assert second[0] == 'done' and set(second[3]) == both and 'cannot be fetched' not in said and 'stands in for' not in said
+        assert second[1] == ['CodeRankEmbed'], 'what is here goes first, and then makes room'
+        assert sent() == {'nomic-ai/CodeRankEmbed': 2 * weights['nomic-ai/CodeRankEmbed'], 'nomic-ai/CodeRankLLM': weights['nomic-ai/CodeRankLLM']}
+        before = sent()
+        _, (third,) = run('embed()\nprint(json.dumps(told))')
+        assert third[0] == 'done' and third[2] == first[2] and not third[3], 'what is computed needs no weights, and the hub knows the space'
+        assert sent() == before, 'nothing is fetched again'
+
+def test_weights_that_came_another_way_are_not_awaited(hub, sharded, tmp_path):
+    asked, awaited, left, counts = child(hub, tmp_path, f'''
+from coderank_qdrant.models import count_weights
+folders = [fetch_small('{HUB_ID}') for _ in range(3)]
+awaited, there = len(LATER), count_weights(folders[0])
+fetch_weights('{HUB_ID}')
+print(json.dumps([len(set(folders)), awaited, len(LATER), there == count_weights(folders[0])]))''')
+    assert (asked, awaited, left, counts) == (1, 1, 0, True)
+    assert sum('/api/models/me/tiny' in r['path'] for r in hub.requests) < 6, 'a model that is known is not asked for again'
 
 def test_only_what_this_process_fetched_is_removed(hub, sharded, tmp_path):
     child(hub, tmp_path, FOUND)

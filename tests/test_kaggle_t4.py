@@ -3,7 +3,7 @@ import json, os, shutil, subprocess
 from collections import Counter
 import nbformat, pytest
 from nbclient import NotebookClient
-from conftest import ROOT, make_nomic_bert, make_qwen2, read_jsonl, summary_of, write_file
+from conftest import ROOT, read_jsonl, summary_of, write_file
 from pretend_hub import pretend_hub
 from pretend_t4 import read_log
 from test_kaggle import kaggle_python, kaggle_root, versions_in
@@ -11,15 +11,8 @@ from test_kaggle import kaggle_python, kaggle_root, versions_in
 NAMES = 'CodeRankEmbed', 'CodeRankLLM', 'nomic-embed-code'
 NAME, OUT = 'qdrant_ecosystem', 'working/qdrant_ecosystem_embeddings'
 
-@pytest.fixture(scope='module')
-def three(tmp_path_factory):
-    "Checkpoints of the three layouts, of the true width, small otherwise."
-    root = tmp_path_factory.mktemp('three')
-    (root/'CodeRankEmbed').mkdir()
-    make_nomic_bert(root/'CodeRankEmbed')
-    make_qwen2(root/'CodeRankLLM', causal=True, sentence=False, layers=2)
-    make_qwen2(root/'nomic-embed-code', layers=2, seed=1)
-    return {name: root/name for name in NAMES}
+@pytest.fixture
+def three(missions_models): return {name: missions_models/name for name in NAMES}
 
 def put_corpus(root):
     for i in range(2):

@@ -6,13 +6,7 @@ from conftest import make_bert, make_modernbert, make_nomic_bert, make_qwen2, ma
 from coderank_qdrant.all import *
 
 @pytest.fixture(scope='module')
-def models(tmp_path_factory):
-    "A models_dir with the three models, small in depth and full in width."
-    d = tmp_path_factory.mktemp('models_dir')
-    make_nomic_bert(d/'CodeRankEmbed')
-    make_qwen2(d/'nomic-embed-code')
-    make_qwen2(d/'CodeRankLLM', causal=True, sentence=False, seed=1)
-    return d
+def models(missions_models): return missions_models
 
 @pytest.fixture(scope='module')
 def mixed(tmp_path_factory):
