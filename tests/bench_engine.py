@@ -8,7 +8,14 @@ import argparse, statistics, sys, tempfile, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
-from coderank_qdrant.all import *
+from coderank_qdrant.batching import token_batches
+from coderank_qdrant.corpus import read_corpus
+from coderank_qdrant.devices import find_devices
+from coderank_qdrant.encoder import load_encoder
+from coderank_qdrant.models import find_model, frame, load_tokenizer, tokenize
+from coderank_qdrant.parallel import run_jobs
+from coderank_qdrant.placement import place_model
+from coderank_qdrant.workers import Job, Task, close_team, start_team, team_ready
 
 def ours(devices, texts, card, folder):
     "A team that is loaded, and a function that embeds with it, tokenising included."

@@ -10,7 +10,16 @@ import argparse, json, statistics, tempfile, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
-from coderank_qdrant.all import *
+from coderank_qdrant.batching import token_batches
+from coderank_qdrant.calibration import BUDGETS, calibrate
+from coderank_qdrant.devices import CONTEXT, find_devices
+from coderank_qdrant.encoder import load_encoder
+from coderank_qdrant.machine import free_cached
+from coderank_qdrant.memory import GIB, peak_memory, probe_memory, usual_batch
+from coderank_qdrant.models import MODELS, count_weights, load_tokenizer, tokenize
+from coderank_qdrant.parallel import run_jobs
+from coderank_qdrant.placement import place_model
+from coderank_qdrant.workers import Job, Task, close_team, start_team, team_ready
 from conftest import as_sentence_model, byte_tokenizer, make_nomic_bert
 
 RECORD = Path(__file__).resolve().parents[1]/'nbs/measured_gpu.json'

@@ -8,7 +8,8 @@ from pathlib import Path
 from conftest import write_file
 import torch
 from transformers import BertConfig, BertModel
-from coderank_qdrant.all import *
+from coderank_qdrant.pipeline import embed_corpus
+from coderank_qdrant.weights import in_package
 
 def table_model(folder):
     "A table of token vectors, pooled by their mean."

@@ -7,7 +7,12 @@ at with seed 1, so seed 0 is the one to report. judged.jsonl has 92 questions in
 import argparse, shutil, tempfile
 from pathlib import Path
 import numpy as np
-from coderank_qdrant.all import *
+from coderank_qdrant.evaluate import compare_settings, evaluate, interval, settings_table
+from coderank_qdrant.fusion import FUSIONS
+from coderank_qdrant.index import index_run
+from coderank_qdrant.judged import make_queries, read_queries
+from coderank_qdrant.questions import query_lists
+from coderank_qdrant.stores import opened
 from coderank_qdrant import stores
 
 def shown(values):

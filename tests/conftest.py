@@ -31,7 +31,7 @@ def make_bert(folder, hidden=32, seed=0, change=None):
     "A small Bert with random weights and MiniLM's tokenizer, in a folder as people keep models."
     import torch
     from transformers import BertConfig, BertModel
-    from coderank_qdrant.places import in_package
+    from coderank_qdrant.weights import in_package
     torch.manual_seed(seed)
     model = BertModel(BertConfig(hidden_size=hidden, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=512), add_pooling_layer=False)
     if change: change(model)
@@ -55,7 +55,7 @@ def make_nomic_bert(folder, hidden=768, layers=2, heads=12, inner=256, seed=0, *
     "A checkpoint as CodeRankEmbed was published: old key names, old configuration, Python files, no Normalize module."
     import torch
     from transformers import NomicBertConfig, NomicBertModel
-    from coderank_qdrant.places import in_package
+    from coderank_qdrant.weights import in_package
     torch.manual_seed(seed)
     cfg = NomicBertConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner)
     NomicBertModel(cfg).save_pretrained(folder)
@@ -127,7 +127,7 @@ def make_modernbert(folder, layers=4, inner=64, seed=0):
     "A checkpoint as gte-modernbert-base was published: old names for its rotary bases, every third layer global, CLS, fp16."
     import torch
     from transformers import ModernBertConfig, ModernBertModel
-    from coderank_qdrant.places import in_package
+    from coderank_qdrant.weights import in_package
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
     cfg = ModernBertConfig(num_hidden_layers=layers, intermediate_size=inner, vocab_size=30528, pad_token_id=0, cls_token_id=101, sep_token_id=102, bos_token_id=101, eos_token_id=102)
@@ -153,7 +153,8 @@ def write_file(root, path, texts, source='docs/a.md'):
 @pytest.fixture(scope='session')
 def texts():
     "Real texts: of the reference corpus where it lies beside the project, else of the demo corpus."
-    from coderank_qdrant.pipeline import demo_corpus, read_corpus
+    from coderank_qdrant.chunking import demo_corpus
+    from coderank_qdrant.corpus import read_corpus
     corpus = read_corpus(REAL if REAL.is_dir() else demo_corpus(tempfile.mkdtemp()))
     return list(dict.fromkeys(c.text for c in corpus.chunks))
 

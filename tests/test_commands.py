@@ -2,7 +2,9 @@
 import json
 import pytest
 from conftest import make_bert, run_cli, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.corpus import read_corpus
+from coderank_qdrant.pipeline import embed_corpus
+from coderank_qdrant.routing import PROFILES
 
 @pytest.fixture
 def corpus(tmp_path):

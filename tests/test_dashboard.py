@@ -2,8 +2,11 @@
 import json, re, shutil, sys, time
 import pytest
 from conftest import REAL, ROOT, read_jsonl, run_cli, summary_of, write_file
-from coderank_qdrant.all import *
-from coderank_qdrant.progress import dashboard_html, phases_html, report_figure, skipped_html, view_of
+from coderank_qdrant.events import read_metrics, split_runs
+from coderank_qdrant.report import Report, run_report
+from coderank_qdrant.dashboard import dashboard_html, phases_html
+from coderank_qdrant.events import view_of
+from coderank_qdrant.report import report_figure, skipped_html
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -48,7 +51,7 @@ def test_nothing_of_a_corpus_acts_in_the_page(tmp_path, tiny, chromium):
         s = ''.join(c['source']).replace("INPUT = 'qdrant_ecosystem'", f'INPUT = {str(corpus)!r}').replace("PROFILE = 'auto'", f'PROFILE = {str(model)!r}')
         c['source'] = s
     import nbformat
-    live = 'import coderank_qdrant.progress as p; p.SHORT = 0'  # leave the whole dashboard behind, however short the run
+    live = 'import coderank_qdrant.display as p; p.SHORT = 0'  # leave the whole dashboard behind, however short the run
     at = next(i for i,c in enumerate(nb['cells']) if 'from coderank_qdrant.all import' in c['source'])
     nb['cells'].insert(at + 1, nbformat.v4.new_code_cell(live))
     made = executed(nbformat.from_dict(nb), tmp_path)
@@ -88,7 +91,7 @@ def test_nothing_of_an_event_acts_in_the_page(chromium):
 
 RUN = "from coderank_qdrant.all import *", "run = embed_corpus('corpus', 'out', profile='offline')", "run_report('out')"
 
-KEEP = 'import coderank_qdrant.progress as p\nmade, make = [], p.notebook_sink\ndef kept(*a, **k): made.append(make(*a, **k)); return made[-1]\np.notebook_sink = kept'
+KEEP = 'import coderank_qdrant.display as p\nmade, make = [], p.notebook_sink\ndef kept(*a, **k): made.append(make(*a, **k)); return made[-1]\np.notebook_sink = kept'
 COST = "(made[0].spent, made[0].view['counts']['seconds'], len(made[0].view['devices']['cpu']['curve']))"
 
 @pytest.fixture(scope='module')
@@ -144,7 +147,7 @@ def test_a_log_reads_as_a_log(tmp_path, texts):
 
 def test_a_batch_session_has_lines_and_a_report(tmp_path, texts):
     write_file(tmp_path/'corpus', 'docs/a_chunks.json', texts[:10])
-    nb = executed(notebook("import os; os.environ['KAGGLE_KERNEL_RUN_TYPE'] = 'Batch'", RUN[0], 'import coderank_qdrant.progress as p; p.SHORT = 0', *RUN[1:]), tmp_path)
+    nb = executed(notebook("import os; os.environ['KAGGLE_KERNEL_RUN_TYPE'] = 'Batch'", RUN[0], 'import coderank_qdrant.display as p; p.SHORT = 0', *RUN[1:]), tmp_path)
     outputs = nb.cells[3].outputs
     log = ''.join(o.text for o in outputs if o.output_type == 'stream' and o.name == 'stdout')
     assert '10/10 chunks (100.0%)' in log and 'widget-view' not in json.dumps(nb)

@@ -4,7 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REAL, run_cli, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.chunking import demo_corpus
+from coderank_qdrant.command import run_command
+from coderank_qdrant.evaluate import coderank_evaluate, evaluate, interval, score_answers
+from coderank_qdrant.fusion import FUSIONS
+from coderank_qdrant.index import index_run, read_lines, run_files
+from coderank_qdrant.judged import make_queries, read_queries, write_queries
+from coderank_qdrant.pipeline import embed_corpus
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory, tiny):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import free_port, make_bert, write_file
 from pretend_hub import pretend_hub
-from coderank_qdrant.places import INDEX, why_no_model
+from coderank_qdrant.weights import INDEX, why_no_model
 
 BLOCK = 10 * 2**20  # bytes that the hub's client hands over at a time
 NAME, HUB_ID = 'tiny', 'me/tiny'
@@ -32,7 +32,7 @@ def hub(sharded):
 FIND = f'''
 import json, sys, time
 from coderank_qdrant import places
-from coderank_qdrant.places import *
+from coderank_qdrant.weights import INDEX, why_no_model
 places.WAITS = .1, .2
 told = []
 def find(hub_id='{HUB_ID}', watch=told.append): return find_weights('{NAME}', hub_id, inputs='/no/kaggle', told=watch)
@@ -223,7 +223,9 @@ print(json.dumps([plan.sentences, sorted(p.name for p in small.rglob('*') if p.i
 RUN = '''
 import json, sys
 from pathlib import Path
-from coderank_qdrant.all import *
+from coderank_qdrant.memory import BLOCK
+from coderank_qdrant.parallel import FAILS, size_of
+from coderank_qdrant.weights import INDEX, why_no_model
 from coderank_qdrant import places, planning, pipeline
 total, root = {total}, Path({root!r})
 def free_bytes(place=None): return total - sum(f.stat().st_size for f in hub_cache().rglob('*') if f.is_file() and not f.is_symlink())

@@ -2,7 +2,7 @@
 import json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 import pytest
 from conftest import ROOT, all_gone, write_file
-from coderank_qdrant.progress import split_runs
+from coderank_qdrant.events import split_runs
 
 sync_playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed').sync_playwright
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')

@@ -4,7 +4,9 @@ from email.parser import Parser
 from pathlib import Path
 import pytest
 from conftest import ROOT, read_jsonl, run_cli, summary_of, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.events import read_metrics, split_runs
+from coderank_qdrant.kaggle import carried_wheel, is_payload
+from coderank_qdrant.workers import set_up
 
 def executed(nb, cwd, env):
     "Run a notebook as a batch session does; returns the process and the executed notebook."

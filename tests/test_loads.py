@@ -4,10 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import all_gone, make_bert, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.index import index_run
+from coderank_qdrant.memory import usual_batch
+from coderank_qdrant.models import count_weights
+from coderank_qdrant.pipeline import embed_corpus
+from coderank_qdrant.placement import place_model
+from coderank_qdrant.routing import PROFILES
+from coderank_qdrant.search import search
+from coderank_qdrant.teams import KEPT, release_models
 import coderank_qdrant.parallel, coderank_qdrant.pipeline, coderank_qdrant.search
-from coderank_qdrant.devices import GIB
-from coderank_qdrant.parallel import KEPT, release_models
+from coderank_qdrant.memory import GIB
+from coderank_qdrant.teams import KEPT, release_models
 
 @pytest.fixture
 def loads(monkeypatch):

@@ -3,7 +3,9 @@ import os, shutil, subprocess, sys
 import numpy as np
 import pytest, torch
 from conftest import make_bert, make_modernbert, make_nomic_bert, make_qwen2, make_qwen3, read_jsonl, run_cli, summary_of, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.command import InputError
+from coderank_qdrant.encoder import load_encoder
+from coderank_qdrant.models import MODELS, find_model, folder_card, frame, load_tokenizer, tokenize, with_max_length
 
 @pytest.fixture(scope='module')
 def models(missions_models): return missions_models
@@ -190,7 +192,7 @@ def test_a_row_has_the_same_vector_alone_and_in_a_batch(deep_qwen2, precision, t
 
 @pytest.mark.parametrize('precision,table', [('bf16', True), ('bf16', False), ('int8', True)])
 def test_computing_in_32_bits_for_a_moment_changes_nothing_afterwards(deep_qwen2, precision, table):
-    from coderank_qdrant.models import in_32_bits
+    from coderank_qdrant.encoder import in_32_bits
     card = with_max_length(folder_card(deep_qwen2), deep_qwen2, 512)
     enc, rows = load_encoder(card, deep_qwen2, 'cpu', precision, table), [np.arange(5, 300)]
     before = enc.embed(rows)

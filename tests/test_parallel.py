@@ -104,7 +104,11 @@ def test_workers_killed_at_thirty_random_moments(tiny, subset, undisturbed, tmp_
     raise AssertionError(f'only {kills} kills')
 
 def test_a_worker_that_hangs_is_replaced(tiny):
-    from coderank_qdrant.all import Job, MODELS, Task, close_team, find_devices, folder_card, place_model, run_jobs, start_team, team_ready
+    from coderank_qdrant.devices import find_devices
+    from coderank_qdrant.models import MODELS, folder_card
+    from coderank_qdrant.parallel import run_jobs
+    from coderank_qdrant.placement import place_model
+    from coderank_qdrant.workers import Job, Task, close_team, start_team, team_ready
     team = start_team(Task(folder_card(tiny), tiny, 'fp32', measure=False), place_model('tiny', MODELS['all-MiniLM-L6-v2'].weights, find_devices('cpu,cpu')))
     try:
         team_ready(team)

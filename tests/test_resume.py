@@ -2,7 +2,9 @@
 import random, signal, time
 import pytest
 from conftest import read_jsonl, run_cli, start_cli, summary_of, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.cache import VectorCache
+from coderank_qdrant.events import read_metrics
+from coderank_qdrant.pipeline import embed_corpus
 
 def batches(out):
     f = out/'metrics.jsonl'

@@ -4,7 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REAL, make_bert, run_cli, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.chunking import demo_corpus
+from coderank_qdrant.command import InputError, run_command
+from coderank_qdrant.edge import EdgeStore
+from coderank_qdrant.index import describe_run, index_run, make_points, read_lines, reading, run_files, survey_run
+from coderank_qdrant.pipeline import embed_corpus
+from coderank_qdrant.questions import MODES, check_query, query_lists
+from coderank_qdrant.routing import PROFILES
+from coderank_qdrant.search import coderank_search, search
+from coderank_qdrant.server import ServerStore
+from coderank_qdrant.stores import open_store, opened
 
 def cli(name, *args, **kw): return run_cli(*args, command=name, module=dict(coderank_index='stores').get(name, 'search'), **kw)
 
@@ -453,7 +462,7 @@ def test_a_server_that_goes_away(small, own_qdrant, monkeypatch):
         with pytest.raises(InputError, match='not answering'): search('text', store, mode='sparse')
 
 def test_no_extra_is_one_sentence(tmp_path, small):
-    code = 'import sys; sys.modules["qdrant_edge"] = None; from coderank_qdrant.stores import coderank_index as c; sys.exit(c())'
+    code = 'import sys; sys.modules["qdrant_edge"] = None; from coderank_qdrant.index import coderank_index as c; sys.exit(c())'
     p = subprocess.run([sys.executable, '-c', code, str(small), '--location', str(tmp_path/'i')], capture_output=True, text=True)
     assert p.returncode == 2 and 'coderank_qdrant[qdrant]' in p.stderr.splitlines()[-1] and 'Traceback' not in p.stderr
 

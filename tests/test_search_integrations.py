@@ -2,7 +2,9 @@
 import json, os
 import pytest
 from conftest import ROOT
-from coderank_qdrant.all import *
+from coderank_qdrant.index import index_run
+from coderank_qdrant.pipeline import embed_corpus
+from coderank_qdrant.search import search
 
 def test_the_cells_of_the_page(subset, qdrant, tmp_path, monkeypatch):
     monkeypatch.setenv('HAYSTACK_TELEMETRY_ENABLED', 'False')

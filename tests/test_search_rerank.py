@@ -1,7 +1,11 @@
 "Reranking with small models of the right kinds: whatever they say, no hit is lost."
 import pytest
 from conftest import make_bert, make_qwen2, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.command import InputError
+from coderank_qdrant.index import index_run
+from coderank_qdrant.pipeline import embed_corpus
+from coderank_qdrant.rerank import rank_listwise, read_ranking
+from coderank_qdrant.search import search
 
 def make_cross_encoder(folder):
     import torch

@@ -59,7 +59,7 @@ def test_both_cards_work_and_each_loads_once(cards, few, code_rank, on_cpu, tmp_
     assert loads_of(env) == [([0], [str(code_rank)]), ([1], [str(code_rank)])]
 
 def test_a_batch_that_does_not_fit_is_halved(cards, few, code_rank, on_cpu, tmp_path):
-    env, out = cards(faults=[dict(within='coderank_qdrant.parallel:begin', call=1, times=1, once=True)]), tmp_path/'out'
+    env, out = cards(faults=[dict(within='coderank_qdrant.workers:begin', call=1, times=1, once=True)]), tmp_path/'out'
     said = embed(few, out, code_rank, env, '--devices', 'cuda:0,cuda:1')
     assert 'did not fit; trying' in said and summary_of(out, 'few')['oom_events'] == 1
     assert devices_of(out) == {'cuda:0', 'cuda:1'} and same(out, on_cpu)
@@ -75,7 +75,7 @@ def test_a_model_split_over_the_cards(cards, tmp_path):
     got = ask(cards(), f'''
 import numpy as np
 from pathlib import Path
-from coderank_qdrant.models import *
+
 folder = Path({str(folder)!r})
 model = load_encoder(folder_card(folder), folder, 'cuda:0+cuda:1', 'fp16')
 held = [cuda.memory_allocated(i) for i in range(2)]
@@ -89,8 +89,10 @@ def way_of(out): return summary_of(out, 'few')['models'][0]['placement']
 def total_for(folder, least, most):
     """MiB of a card that has room for the first way, and not for the second, beside `SPARE`; bytes that the first takes.
     A way is (kind, precision)."""
-    from coderank_qdrant.all import WORKSPACE, CONTEXT, assumed_devices, count_weights, counted_memory, usual_batch
-    from coderank_qdrant.devices import _placed
+    from coderank_qdrant.devices import CONTEXT, assumed_devices
+    from coderank_qdrant.memory import WORKSPACE, counted_memory, usual_batch
+    from coderank_qdrant.models import count_weights
+    from coderank_qdrant.placement import _placed
     cards, weights = assumed_devices('T4x2'), count_weights(folder)
     need = [_placed(kind, precision, weights, cards, folder, usual_batch(LONGEST, True)).need for kind,precision in (least, most)]
     assert need[0] + 2**22 < need[1]
@@ -123,12 +125,12 @@ def test_the_best_way_that_fits(cards, few, qwens, tmp_path, name):
     assert max(c['peak'] for p in log for c in p['cards']) < counted + 16 * MIB, 'the count that the plan is made from holds'
 
 def test_a_way_that_runs_out_of_memory_gives_way_to_the_next(cards, few, code_rank, on_cpu, tmp_path):
-    env, out = cards(faults=[dict(within='coderank_qdrant.models:load_body', call=1, once=True)]), tmp_path/'out'
+    env, out = cards(faults=[dict(within='coderank_qdrant.loading:load_body', call=1, once=True)]), tmp_path/'out'
     said = embed(few, out, code_rank, env)
     assert 'does not fit: ' in said and 'token embeddings in host memory' in way_of(out) and same(out, on_cpu)
 
 def test_a_model_that_fits_nowhere_is_one_line(cards, few, code_rank, tmp_path):
-    env = cards(faults=[dict(within='coderank_qdrant.models:load_body')])
+    env = cards(faults=[dict(within='coderank_qdrant.loading:load_body')])
     p = run_cli(few, '--out', tmp_path/'out', '--profile', code_rank, env=env, cwd=ROOT)
     line = p.stderr.splitlines()[-1]
     assert p.returncode == 2 and 'Traceback' not in p.stderr
@@ -138,7 +140,7 @@ def test_a_model_that_fits_nowhere_is_one_line(cards, few, code_rank, tmp_path):
 
 # What is measured
 
-CALIBRATED = {'coderank_qdrant.pipeline:SMALL': 0, 'coderank_qdrant.devices:BUDGETS': {True: (1024, 2048, 4096)}}
+CALIBRATED = {'coderank_qdrant.preparing:WORTH_MEASURING': 0, 'coderank_qdrant.calibration:BUDGETS': {True: (1024, 2048, 4096)}}
 
 def test_calibration_on_cards_holds_and_is_kept(cards, few, code_rank, on_cpu, tmp_path):
     env, out = cards(put=CALIBRATED), tmp_path/'out'
@@ -154,7 +156,7 @@ def test_calibration_on_cards_holds_and_is_kept(cards, few, code_rank, on_cpu, t
     assert [e['batch_tokens'] for e in batches(tmp_path/'again')] and same(tmp_path/'again', on_cpu)
 
 def test_out_of_memory_in_a_sweep_is_its_limit(cards, few, code_rank, on_cpu, tmp_path):
-    fault = dict(within='coderank_qdrant.devices:sweep', mib=.9)
+    fault = dict(within='coderank_qdrant.calibration:sweep', mib=.9)
     env, out = cards('T4', put=CALIBRATED, faults=[fault]), tmp_path/'out'
     embed(few, out, code_rank, env)
     assert summary_of(out, 'few')['models'][0]['batch_budget'] < 4096 and same(out, on_cpu)
@@ -176,7 +178,7 @@ def test_a_busy_card_is_named_and_changes_no_precision(cards, few, code_rank, tm
     assert 'cuda:1 (Tesla T4) has 14.' in p.stderr and 'in use by another program' in p.stderr
 
 def test_a_worker_that_is_killed_is_replaced(cards, few, code_rank, on_cpu, tmp_path):
-    fault = dict(within='coderank_qdrant.parallel:begin', do='kill', call=1, once=True)
+    fault = dict(within='coderank_qdrant.workers:begin', do='kill', call=1, once=True)
     env, out = cards(faults=[fault]), tmp_path/'out'
     said = embed(few, out, code_rank, env)
     assert 'SIGKILL' in said and same(out, on_cpu) and len(loads_of(env)) == 3
@@ -208,7 +210,7 @@ def test_a_row_of_the_true_width_is_itself_in_any_batch(cards, wide, device, pre
     got = ask(cards(), f'''
 import numpy as np
 from pathlib import Path
-from coderank_qdrant.models import *
+
 folder = Path({str(wide)!r})
 enc = load_encoder(MODELS[folder.name], folder, {device!r}, {precision!r}, {table})
 rows = [(np.arange(n) * 37 + 5) % 900 for n in (5, 40, 23)]

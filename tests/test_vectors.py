@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from conftest import REAL, make_bert, read_jsonl, run_cli, summary_of, write_file
-from coderank_qdrant.all import *
+from coderank_qdrant.corpus import read_corpus
+from coderank_qdrant.encoder import load_encoder
+from coderank_qdrant.models import find_model, frame, load_tokenizer, spans, tokenize
+from coderank_qdrant.pipeline import embed_corpus
+from coderank_qdrant.routing import PROFILES
 
 def vectors(path): return {l['id']: np.array(l['embedding'], np.float32) for l in read_jsonl(path)}
 def cosines(a, b): return np.array([a[i] @ b[i] for i in a])
@@ -72,7 +76,7 @@ def test_two_models_of_different_size_in_one_run(tmp_path, monkeypatch):
 def test_a_poisoned_text_is_quarantined_and_nothing_else(tmp_path):
     "A model with one poisoned word: its texts are quarantined by id, exit 3, the others are whole."
     import torch
-    from coderank_qdrant.pipeline import chunk_tokenizer
+    from coderank_qdrant.chunking import chunk_tokenizer
     word, = chunk_tokenizer().encode('poison', add_special_tokens=False).ids
     def poison(m):
         with torch.no_grad(): m.embeddings.word_embeddings.weight[word] = float('nan')

@@ -16,8 +16,8 @@ Faults. `faults` in `PRETEND_GPUS` is a list of objects; each happens at an allo
   nth     which of all these in this process it begins with, from 1 (the default)
   times   how often in this process; without end by default
   once    true: once in all processes together (needs `PRETEND_BOARD`)
-So {'within': 'coderank_qdrant.devices:sweep'} is a card that runs out of memory in every sweep, and
-{'within': 'coderank_qdrant.parallel:begin', 'call': 3, 'times': 1} one that does so at a process' third batch."""
+So {'within': 'coderank_qdrant.calibration:sweep'} is a card that runs out of memory in every sweep, and
+{'within': 'coderank_qdrant.workers:begin', 'call': 3, 'times': 1} one that does so at a process' third batch."""
 import atexit, ctypes, functools, math, os, signal, sys, threading, time, weakref
 from types import SimpleNamespace
 import torch
