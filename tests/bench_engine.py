@@ -5,7 +5,6 @@
 fp32, packaged MiniLM, texts cut at its maximum. `encode` and its pool of two processes run at the best of several batch sizes.
 ONNX Runtime joins where onnx and onnxruntime are installed."""
 import argparse, statistics, sys, tempfile, time
-from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from coderank_qdrant.batching import token_batches

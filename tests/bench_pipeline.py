@@ -6,7 +6,6 @@
 import argparse, random, shutil, statistics, tempfile, time
 from pathlib import Path
 from conftest import write_file
-import torch
 from transformers import BertConfig, BertModel
 from coderank_qdrant.pipeline import embed_corpus
 from coderank_qdrant.weights import in_package

@@ -62,7 +62,7 @@ def test_a_folder_is_chunked_and_embedded(tmp_path, tiny):
     (src/'lib').mkdir(parents=True)
     (src/'lib/a.py').write_text('def f(x):\n    return x + 1\n\n' * 200)
     (src/'README.md').write_text('# Title\n\nSome prose.\n\n## Part\n\nMore of it.\n')
-    p = run_cli(src, tmp_path/'tree', '--size', 64, command='coderank_chunk')
+    p = run_cli(src, tmp_path/'tree', '--size', 64, command='coderank_chunk', module='chunking')
     assert p.returncode == 0, p.stderr
     p = run_cli(tmp_path/'tree', '--out', tmp_path/'out', '--profile', tiny, '--parquet')
     assert p.returncode == 0, p.stderr

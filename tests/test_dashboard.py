@@ -125,7 +125,6 @@ def test_without_widgets_the_same_facts_are_there(tmp_path, texts):
     assert 'Done after' in json.dumps(nb) and 'widget-view' not in json.dumps(nb)
 
 def test_a_failed_run_says_so_and_how_to_go_on(tmp_path, texts):
-    import nbformat
     write_file(tmp_path/'corpus', 'docs/a_chunks.json', texts[:20])
     broken = "import coderank_qdrant.pipeline as p\ndef fail(*a): raise OSError('disk full')\np.embed_model = fail"
     nb = notebook(RUN[0], broken, RUN[1])

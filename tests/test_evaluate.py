@@ -1,5 +1,5 @@
 "Evaluation: numbers against others' arithmetic, made questions, and files that are refused."
-import json, subprocess, sys
+import json
 from pathlib import Path
 import numpy as np
 import pytest

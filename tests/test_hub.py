@@ -31,9 +31,14 @@ def hub(sharded):
 
 FIND = f'''
 import json, sys, time
-from coderank_qdrant import places
-from coderank_qdrant.weights import INDEX, why_no_model
-places.WAITS = .1, .2
+from coderank_qdrant import hub
+from coderank_qdrant.command import InputError
+from coderank_qdrant.download import *
+from coderank_qdrant.hub import *
+from coderank_qdrant.models import count_weights, find_model, find_weights
+from coderank_qdrant.places import free_bytes
+from coderank_qdrant.weights import *
+hub.WAITS = .1, .2
 told = []
 def find(hub_id='{HUB_ID}', watch=told.append): return find_weights('{NAME}', hub_id, inputs='/no/kaggle', told=watch)
 '''
@@ -204,7 +209,7 @@ def test_without_a_network_the_answer_comes_soon(hub, tmp_path):
 
 def test_a_hub_that_never_answers_is_given_up(hub, tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as silent:
-        error, seconds = child(hub, tmp_path, 'places.ANSWER = 1' + FAILS, HF_ENDPOINT=f'http://127.0.0.1:{silent.getsockname()[1]}')
+        error, seconds = child(hub, tmp_path, 'hub.ANSWER = 1' + FAILS, HF_ENDPOINT=f'http://127.0.0.1:{silent.getsockname()[1]}')
     assert 'Timeout' in error and seconds < 5
 
 def test_a_plan_needs_no_weights(hub, sharded, tmp_path):
@@ -223,13 +228,12 @@ print(json.dumps([plan.sentences, sorted(p.name for p in small.rglob('*') if p.i
 RUN = '''
 import json, sys
 from pathlib import Path
-from coderank_qdrant.memory import BLOCK
-from coderank_qdrant.parallel import FAILS, size_of
-from coderank_qdrant.weights import INDEX, why_no_model
-from coderank_qdrant import places, planning, pipeline
+from coderank_qdrant import hub, planning, preparing
+from coderank_qdrant.hub import hub_cache
+from coderank_qdrant.pipeline import embed_corpus
 total, root = {total}, Path({root!r})
-def free_bytes(place=None): return total - sum(f.stat().st_size for f in hub_cache().rglob('*') if f.is_file() and not f.is_symlink())
-for module in places, planning, pipeline: module.free_bytes = free_bytes
+def free_bytes(place): return total - sum(f.stat().st_size for f in hub_cache().rglob('*') if f.is_file() and not f.is_symlink())
+for module in hub, planning, preparing: module.free_bytes = free_bytes
 told = []
 def embed():
     run = embed_corpus(root/'corpus', root/'out', devices='cpu', verify=3)

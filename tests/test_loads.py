@@ -12,9 +12,7 @@ from coderank_qdrant.placement import place_model
 from coderank_qdrant.routing import PROFILES
 from coderank_qdrant.search import search
 from coderank_qdrant.teams import KEPT, release_models
-import coderank_qdrant.parallel, coderank_qdrant.pipeline, coderank_qdrant.search
-from coderank_qdrant.memory import GIB
-from coderank_qdrant.teams import KEPT, release_models
+import coderank_qdrant.pipeline, coderank_qdrant.questions, coderank_qdrant.workers
 
 @pytest.fixture
 def loads(monkeypatch):
@@ -25,7 +23,7 @@ def loads(monkeypatch):
             counts[card.name] += 1
             return real(card, *args, **kwargs)
         return load
-    for module in coderank_qdrant.parallel, coderank_qdrant.pipeline, coderank_qdrant.search:
+    for module in coderank_qdrant.workers, coderank_qdrant.pipeline, coderank_qdrant.questions:
         monkeypatch.setattr(module, 'load_encoder', counted(module.load_encoder))
     yield counts
     release_models()

@@ -1,5 +1,5 @@
 "Checkpoints in the layouts of the mission's models: loaded natively, every weight accounted for, routed and fallen back from."
-import os, shutil, subprocess, sys
+import os, shutil
 import numpy as np
 import pytest, torch
 from conftest import make_bert, make_modernbert, make_nomic_bert, make_qwen2, make_qwen3, read_jsonl, run_cli, summary_of, write_file
@@ -85,7 +85,7 @@ def test_shorter_vectors_through_the_command_and_in_search(modern, mixed, tmp_pa
     for i,l in lines(tmp_path/'out').items():
         cut = full[i][:256] / np.linalg.norm(full[i][:256])
         assert len(l['embedding']) == 256 and np.dot(l['embedding'], cut) > .99999
-    made = run_cli(tmp_path/'out', '--location', tmp_path/'index', command='coderank_index', module='stores')
+    made = run_cli(tmp_path/'out', '--location', tmp_path/'index', command='coderank_index', module='index')
     assert made.returncode == 0, made.stderr
     asked = run_cli('Read this first.', '--location', tmp_path/'index', '--mode', 'dense', '--models_dir', modern, command='coderank_search', module='search')
     assert asked.returncode == 0 and 'docs' in asked.stdout, asked.stderr

@@ -1,5 +1,5 @@
 "The made-up cards themselves."
-import json, subprocess, sys
+import subprocess, sys
 import pytest
 from conftest import alive
 from pretend_t4 import ask, hold, read_log

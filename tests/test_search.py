@@ -15,7 +15,7 @@ from coderank_qdrant.search import coderank_search, search
 from coderank_qdrant.server import ServerStore
 from coderank_qdrant.stores import open_store, opened
 
-def cli(name, *args, **kw): return run_cli(*args, command=name, module=dict(coderank_index='stores').get(name, 'search'), **kw)
+def cli(name, *args, **kw): return run_cli(*args, command=name, module=dict(coderank_index='index').get(name, 'search'), **kw)
 
 def expected_points(out):
     summary, jsonl, cache = run_files(out)
@@ -180,7 +180,7 @@ def test_filters_are_exact(small, edge, tiny):
 # killed
 
 def start_index(out, where, *args):
-    code = 'import sys; from coderank_qdrant.stores import *; EdgeStore.segment = 500; sys.exit(coderank_index())'
+    code = 'import sys; from coderank_qdrant.index import EdgeStore, coderank_index; EdgeStore.segment = 500; sys.exit(coderank_index())'
     return subprocess.Popen([sys.executable, '-c', code, str(out), '--location', str(where), '--batch', '16', *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def kill_indexer(out, where, n, seed, busy):
@@ -298,7 +298,7 @@ def test_a_cache_that_cannot_be_written_is_read(small, tmp_path):
     shutil.copytree(small, tmp_path/'out')
     for f in (tmp_path/'out').iterdir(): f.chmod(0o444)
     (tmp_path/'out').chmod(0o555)
-    code = f'import os; from coderank_qdrant.stores import *; os.getuid() or os.setuid(65534); c = reading({str(tmp_path/"out/vectors.sqlite")!r}); print(len(c.__enter__()._ids))'
+    code = f'import os; from coderank_qdrant.index import reading; os.getuid() or os.setuid(65534); c = reading({str(tmp_path/"out/vectors.sqlite")!r}); print(len(c.__enter__()._ids))'
     for p in (tmp_path, *tmp_path.parents[:2]): p.chmod(0o755)
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     (tmp_path/'out').chmod(0o755)

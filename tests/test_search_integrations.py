@@ -1,6 +1,5 @@
 "The page on other frameworks: its cells as they stand, against a real server."
-import json, os
-import pytest
+import json
 from conftest import ROOT
 from coderank_qdrant.index import index_run
 from coderank_qdrant.pipeline import embed_corpus

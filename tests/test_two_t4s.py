@@ -186,7 +186,7 @@ def test_a_worker_that_is_killed_is_replaced(cards, few, code_rank, on_cpu, tmp_
 def test_a_question_beside_a_run_goes_where_there_is_room(cards, few, code_rank, tmp_path):
     env, out = cards(), tmp_path/'out'
     embed(few, out, code_rank, env)
-    made = run_cli(out, '--location', tmp_path/'index', command='coderank_index', module='stores', env=env, cwd=ROOT)
+    made = run_cli(out, '--location', tmp_path/'index', command='coderank_index', module='index', env=env, cwd=ROOT)
     assert made.returncode == 0, made.stderr
     before = {p['pid'] for p in read_log(env)}
     hold(env, 0, 14_000)
