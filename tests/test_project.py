@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 import coderank_qdrant
+import measure_style
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))
 from execute import page
@@ -59,16 +60,48 @@ def test_package_is_in_step_and_notebooks_are_clean(tmp_path):
     changed = [f for f in files if (ROOT/f).read_bytes() != (tmp_path/f).read_bytes()]
     assert not changed
 
-def test_chapters_import_only_earlier_ones():
-    number = {nb.stem.split('_', 1)[1]: nb.stem.split('_')[0] for nb in NOTEBOOKS if nb.stem[0].isdigit()}
-    for name,n in number.items():
-        tree = ast.parse((ROOT/f'coderank_qdrant/{name}.py').read_text())
-        used = {i.module.split('.')[1] for i in ast.walk(tree) if isinstance(i, ast.ImportFrom) and (i.module or '').startswith('coderank_qdrant.')}
-        assert all(number[u] < n for u in used), f'{name} imports {used}'
+CHAPTERS = {nb.stem.split('_', 1)[1]: int(nb.stem.split('_')[0]) for nb in NOTEBOOKS if nb.stem[0].isdigit()}
 
-def test_all_imports_every_module():
-    names = {p.stem for p in (ROOT/'coderank_qdrant').glob('*.py')} - {'__init__', '_modidx', 'all'}
-    assert names == set(re.findall(r'^from coderank_qdrant\.(\w+) import', (ROOT/'coderank_qdrant/all.py').read_text(), re.M))
+def imported(name):
+    "The chapters that a module imports; modules are exported with relative imports."
+    tree = ast.parse((ROOT/f'coderank_qdrant/{name}.py').read_text())
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in found if node.level == 1 and node.module}
+
+def test_chapters_are_numbered_without_a_gap():
+    assert sorted(CHAPTERS.values()) == list(range(len(CHAPTERS)))
+
+def test_chapters_import_only_earlier_ones():
+    used = {name: imported(name) for name in CHAPTERS}
+    assert 'places' in used['pipeline'] and sum(map(len, used.values())) > 100, 'imports are found'
+    upward = [(name, other) for name,others in used.items() for other in others if CHAPTERS[other] >= CHAPTERS[name]]
+    assert not upward
+
+def test_what_people_type_is_listed_by_hand():
+    import coderank_qdrant.all as everything
+    names = set(everything.__all__)
+    assert len(names) <= 30
+    assert {'read_corpus', 'embed_corpus', 'index_run', 'search', 'run_report'} <= names
+    here = {name for name in vars(everything) if not name.startswith('_')}
+    assert names == here
+
+def test_every_module_has_its_chapter():
+    modules = {p.stem for p in (ROOT/'coderank_qdrant').glob('*.py')} - {'__init__', '_modidx', 'all'}
+    assert modules == set(CHAPTERS)
+
+@pytest.mark.parametrize('command', [['ruff', 'check', '-q'], ['mypy']], ids=lambda command: command[0])
+def test_the_checkers_have_nothing_to_say(command):
+    program = Path(sys.executable).with_name(command[0])
+    said = subprocess.run([program, *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout[-3000:]
+
+def test_code_stays_plain():
+    "The numbers of tests/measure_style.py: a mirror, held up to every change."
+    found = {**measure_style.measure_package(ROOT/'coderank_qdrant'), **measure_style.measure_notebooks(ROOT/'nbs')}
+    biggest = next(value for what,value in found.items() if what.startswith('biggest module'))
+    assert found['nodes a line'] <= 14 and found['lines over 120 columns, %'] == 0
+    assert found['cell, median lines'] <= 12 and found['functions a cell'] <= 1.3
+    assert biggest <= 450 and found['function, p90 lines'] <= 15
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_manners(nb):

@@ -11,6 +11,7 @@ def output(o, cell_id, images):
     if 'image/png' in data:
         images[f'{cell_id}.png'] = base64.b64decode(data['image/png'])
         return f'![]({IMAGES/cell_id}.png)'
+    if 'text/markdown' in data: return ''.join(data['text/markdown'])
     if 'text/html' in data: return re.sub(r' style="[^"]*"| class="[^"]*"', '', ''.join(data['text/html']))
     text = ''.join(o.get('text') or data.get('text/plain') or [])
     return '\n'.join(f'    {l}'.rstrip() for l in text.rstrip().splitlines()) if text and o.get('name') != 'stderr' else ''
@@ -19,8 +20,10 @@ def cell(c, images):
     source = ''.join(c['source'])
     if c['cell_type'] == 'markdown': return source
     if re.search(r'^#\|\s*hide\s*$', source, re.M): return ''
+    outputs = [output(o, c['id'], images) for o in c['outputs']]
+    if re.search(r'^#\|\s*echo:\s*false\s*$', source, re.M): return '\n\n'.join(filter(None, outputs))
     code = '\n'.join(l for l in source.splitlines() if not l.startswith('#|')).strip()
-    return '\n\n'.join(filter(None, [f'```python\n{code}\n```', *(output(o, c['id'], images) for o in c['outputs'])]))
+    return '\n\n'.join(filter(None, [f'```python\n{code}\n```', *outputs]))
 
 def readme(root=ROOT):
     "The README's text, and its figures by file name."
