@@ -58,6 +58,12 @@ class ModelPlan:
     def precision(self): return self.placement.precision
 
     @property
+    def here(self)->Path: # Raises `AssertionError` for a model that is only planned
+        "The weights of a model that is to be loaded."
+        assert self.folder is not None, f'{self.card.name} is only planned; its weights are not here'
+        return self.folder
+
+    @property
     def on_gpu(self): return self.placement.devices[0].gpu
 
     @property
