@@ -13,12 +13,11 @@ __all__ = ['AGAIN', 'MEND', 'ADVICE', 'TROUBLE', 'WORDS', 'ALARM', 'TROUBLES', '
 # %% ../nbs/28_dashboard.ipynb #8da0f55e
 import numpy as np
 from fastcore.xml import B, Div, Span, Table, Tbody, Td, Tr, ft
-from coderank_qdrant.show import (
-    BAD, CAREFUL, COLOURS, FONT, LINE_CSS, SMALL, STATES, TRACK, as_html, clock, coloured, gib, in_words, number,
-    printable)
+from .show import BAD, CAREFUL, COLOURS, FONT, LINE_CSS, SMALL, STATES, TRACK
+from .show import as_html, clock, coloured, gib, in_words, number, printable
 from .events import Event
-from .view import (
-    PHASES, View, WorkerView, count_of, rates, seconds_by_phase, shown_stretch, so_far, speed_now, steps)
+from .view import PHASES, View, WorkerView, count_of, rates, seconds_by_phase
+from .view import shown_stretch, so_far, speed_now, steps
 
 # %% ../nbs/28_dashboard.ipynb #60253d01
 def filled(share:float, # 0 to 1

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np
 from .command import InputError
-from .models import (
-    ModelCard, Weights, find_model, frame, load_tokenizer, with_dim, with_max_length)
+from .models import ModelCard, Weights, find_model, frame, load_tokenizer
+from .models import with_dim, with_max_length
 from .fingerprint import fingerprint
 from .routing import Route
 from .memory import GIB, SHAPES, MemoryModel, usual_batch
