@@ -10,34 +10,37 @@ from functools import lru_cache
 from .command import InputError
 
 # %% ../nbs/39_words.ipynb #b0fa4045
-def edge_library(): # The module; raises `InputError` where it is not installed
+def edge_library(): # The module `qdrant_edge`; raises `InputError` where it is not installed
     "Qdrant Edge, which comes with an extra."
     try: import qdrant_edge
-    except ImportError: raise InputError('Indexing and searching need Qdrant: pip install "coderank_qdrant[qdrant]".') from None
+    except ImportError:
+        needed = 'Indexing and searching need Qdrant: pip install "coderank_qdrant[qdrant]".'
+        raise InputError(needed) from None
     return qdrant_edge
 
 # %% ../nbs/39_words.ipynb #72d1f7ae
 @lru_cache
 def bm25_model(tokenizer:str='code', # 'code', or 'word' for words as they stand
-               average:float=256 # Words of a usual text; longer ones count less
-              ): # `Bm25` of Qdrant Edge
+               average:float=256 # Words of a usual text; those of longer texts count less
+              ): # `Bm25` of Qdrant Edge, without IDF
     "BM25 with its usual constants k=1.2 and b=0.75."
     qe = edge_library()
-    kinds = {'code': qe.TokenizerType.Code, 'word': qe.TokenizerType.Word}
-    return qe.Bm25(qe.Bm25Config(k=1.2, b=.75, avg_len=average, tokenizer=kinds[tokenizer], language='english'))
+    tokenizers = dict(code=qe.TokenizerType.Code, word=qe.TokenizerType.Word)
+    config = qe.Bm25Config(k=1.2, b=.75, avg_len=average, tokenizer=tokenizers[tokenizer], language='english')
+    return qe.Bm25(config)
 
 # %% ../nbs/39_words.ipynb #53b3e903
 def text_words(model, # From `bm25_model`
                text:str # A text to be found
-              )->tuple: # Numbers of its words, their weights
+              )->tuple[list, list]: # Numbers of its words; their weights
     "A text as a sparse vector."
-    v = model.embed_document(text)
-    return list(v.indices), list(v.values)
+    vector = model.embed_document(text)
+    return list(vector.indices), list(vector.values)
 
 # %% ../nbs/39_words.ipynb #f69f7488
 def query_words(model, # From `bm25_model`
                 query:str # What is asked
-               )->tuple: # Numbers of its words, a 1 for each
+               )->tuple[list, list]: # Numbers of its words; a 1 for each
     "A question as a sparse vector."
-    v = model.embed_query(query)
-    return list(v.indices), list(v.values)
+    vector = model.embed_query(query)
+    return list(vector.indices), list(vector.values)

@@ -7,13 +7,13 @@ at with seed 1, so seed 0 is the one to report. judged.jsonl has 92 questions in
 import argparse, shutil, tempfile
 from pathlib import Path
 import numpy as np
+from coderank_qdrant.collection import Store
 from coderank_qdrant.evaluate import compare_settings, evaluate, interval, settings_table
 from coderank_qdrant.fusion import FUSIONS
 from coderank_qdrant.index import index_run
 from coderank_qdrant.judged import make_queries, read_queries
 from coderank_qdrant.questions import query_lists
 from coderank_qdrant.stores import opened
-from coderank_qdrant import stores
 
 def shown(values):
     lo, hi = interval(values)
@@ -31,9 +31,9 @@ def fusions(store, sets):
 def graphs(run, folder, questions):
     "What a graph finds of the ten nearest points, with Qdrant's own numbers and with ours; it is made whatever the number of points."
     print('\n| edges | candidates, making | candidates, asking | of the ten nearest |\n|---|---|---|---|')
-    usual, stores.EXACT_BELOW = (dict(m=16, ef_construct=100), 128), 0
-    for graph,ef in usual, (stores.GRAPH, stores.EF):
-        stores.GRAPH, stores.EF, hits = graph, ef, 0
+    usual, Store.exact_below = (dict(m=16, ef_construct=100), 128), 0
+    for graph,ef in usual, (Store.graph, Store.ef):
+        Store.graph, Store.ef, hits = graph, ef, 0
         index_run(run, folder/f'graph{ef}')
         with opened(folder/f'graph{ef}') as store:
             for q in questions:

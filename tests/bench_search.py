@@ -13,7 +13,6 @@ from coderank_qdrant.edge import EdgeStore
 from coderank_qdrant.fusion import ranked_texts
 from coderank_qdrant.index import make_points, send_points
 from coderank_qdrant.words import bm25_model, query_words
-from coderank_qdrant import stores
 
 def rss():
     "Anonymous memory of this process in MB: what is not a page of a file that could be dropped."
@@ -61,10 +60,10 @@ def main():
     p.add_argument('--points', type=int, default=100_000)
     p.add_argument('--queries', type=int, default=200)
     p.add_argument('--quantize', action='store_true')
-    p.add_argument('--exact_below', type=int, default=stores.EXACT_BELOW)
+    p.add_argument('--exact_below', type=int, default=EdgeStore.exact_below)
     p.add_argument('--folder', type=Path)
     args = p.parse_args()
-    stores.EXACT_BELOW, peak = args.exact_below, Peak()
+    EdgeStore.exact_below, peak = args.exact_below, Peak()
     folder = args.folder or Path(tempfile.mkdtemp())
     try:
         with EdgeStore(folder/'index') as store:

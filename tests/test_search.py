@@ -14,6 +14,7 @@ from coderank_qdrant.routing import PROFILES
 from coderank_qdrant.search import coderank_search, search
 from coderank_qdrant.server import ServerStore
 from coderank_qdrant.stores import open_store, opened
+from coderank_qdrant.words import edge_library
 
 def cli(name, *args, **kw): return run_cli(*args, command=name, module=dict(coderank_index='index').get(name, 'search'), **kw)
 
@@ -129,9 +130,8 @@ def test_texts_of_one_score_have_one_order(tiny, tmp_path, qdrant):
 
 def test_segments_change_no_answer(small, edge, tiny, tmp_path, monkeypatch):
     "Closed every 150 points, overwritten and deleted across segments, and made one again: the same points and the same answers."
-    import coderank_qdrant.stores as module
     monkeypatch.setattr(EdgeStore, 'segment', 150)
-    monkeypatch.setattr(EdgeStore, '_config', lambda self, *a, old=EdgeStore._config: small_threshold(old(self, *a), module.edge_library()))
+    with_small_segments(monkeypatch)
     seen, close = [], EdgeStore._close_segment
     def closing(self):
         close(self)
@@ -153,19 +153,23 @@ def test_segments_change_no_answer(small, edge, tiny, tmp_path, monkeypatch):
         assert_exact(b, small)
         assert_same_answers(a, b, questions(small, 10, seed=5), models_dir=tiny.parent)
 
-def small_threshold(config, qe):
+def with_small_segments(monkeypatch):
     "The same settings for segments of a few kilobytes."
+    import coderank_qdrant.edge as module
+    old = module.edge_config
+    monkeypatch.setattr(module, 'edge_config', lambda *args: small_threshold(old(*args), edge_library()))
+
+def small_threshold(config, qe):
     o = config.optimizers
     return qe.EdgeConfig(vectors=config.vectors, sparse_vectors=config.sparse_vectors, hnsw_config=config.hnsw_config, payload_memory=config.payload_memory, id_tracker_memory=config.id_tracker_memory,
                          optimizers=qe.EdgeOptimizersConfig(default_segment_number=o.default_segment_number, indexing_threshold=1, max_segment_size=o.max_segment_size))
 
 def test_a_graph_is_made_when_there_are_enough_points(small, tmp_path, monkeypatch):
-    import coderank_qdrant.stores as module
     index_run(small, tmp_path/'index')
     has_graph = lambda: bool(list((tmp_path/'index').rglob('*graph*.bin')))
     assert not has_graph()
-    monkeypatch.setattr(module, 'EXACT_BELOW', 300)
-    monkeypatch.setattr(EdgeStore, '_config', lambda self, *a, old=EdgeStore._config: small_threshold(old(self, *a), module.edge_library()))
+    monkeypatch.setattr(EdgeStore, 'exact_below', 300)
+    with_small_segments(monkeypatch)
     assert index_run(small, tmp_path/'index')['written'] == 0 and has_graph()
     with opened(tmp_path/'index') as store: assert_exact(store, small)
 
@@ -427,7 +431,7 @@ def proxy(qdrant):
 def error(text): return json.dumps(dict(status=dict(error=text))).encode()
 
 def test_a_busy_server_is_waited_for(small, proxy, monkeypatch):
-    import coderank_qdrant.stores as module
+    import coderank_qdrant.server as module
     monkeypatch.setattr(module.time, 'sleep', lambda s: None)
     seen = []
     def fault(method, path):
@@ -435,7 +439,7 @@ def test_a_busy_server_is_waited_for(small, proxy, monkeypatch):
         return (503, error('overloaded')) if len(seen) % 3 == 0 else None
     with ServerStore(proxy.url, collection='busy') as store: pass
     proxy.fault = fault
-    monkeypatch.setattr(ServerStore, '_read_about', lambda self: None)
+    monkeypatch.setattr(ServerStore, '_read_about', lambda self: {})
     r = index_run(small, proxy.url, collection='busy')
     assert r['points'] == 400 and len(seen) > 10
 
@@ -479,8 +483,7 @@ def test_memory_is_flat_while_points_come_in():
 @pytest.mark.parametrize('quantize,least', [(False, .99), (True, .97)], ids=['plain', 'quantised'])
 def test_recall_of_a_graph_over_the_real_corpus(real, tmp_path, monkeypatch, quantize, least):
     "A third of it is copies, and most texts have windows; two hundred questions, against numpy."
-    import coderank_qdrant.stores as module
-    monkeypatch.setattr(module, 'EXACT_BELOW', 0)
+    monkeypatch.setattr(EdgeStore, 'exact_below', 0)
     index_run(real, tmp_path/'index', quantize=quantize)
     points = list(expected_points(real).values())
     rows, first = np.concatenate([p['vector'] for p in points]), np.cumsum([0] + [len(p['vector']) for p in points[:-1]])
