@@ -41,26 +41,30 @@ def chunk_id(collection:str, # Name of the whole corpus
 def point_id(id:str # A chunk id
             )->int: # Between 0 and 2**63 - 1
     "The number of a chunk's point in Qdrant."
-    return int(hashlib.sha256(id.encode()).hexdigest(), 16) % 2**63
+    digest = hashlib.sha256(id.encode()).hexdigest()
+    return int(digest, 16) % 2**63
 
 # %% ../nbs/07_chunks.ipynb #8166e096
 def mark(filename:str, # A file name two documents share
          origin:str # What tells this one apart: its chunk file and its full source path
         )->str: # `filename~` and 12 hexadecimal digits
     "A file name told apart by its origin, the same way on every machine."
-    h = hashlib.sha256(origin.encode('utf-8', 'surrogateescape')).hexdigest()[:12]
-    return f'{filename}~{h}'
+    name = origin.encode('utf-8', 'surrogateescape')  # file names need not be UTF-8
+    digest = hashlib.sha256(name).hexdigest()
+    return f'{filename}~{digest[:12]}'
 
 # %% ../nbs/07_chunks.ipynb #cb9787fc
 def enrich(metadata:dict, # What the chunk brought with it
            **new # Keys to set
           )->dict: # A new dictionary: old keys, `new` on top, and what `new` replaced under `original_metadata`
     "Add keys to metadata; a value that is replaced is kept."
-    lost = {k: metadata[k] for k,v in new.items() if k in metadata and metadata[k] != v}
-    if not lost: return {**metadata, **new}
-    old = metadata.get('original_metadata', {})
-    if isinstance(old, dict) and not old.keys() & lost.keys(): return {**metadata, **new, 'original_metadata': {**old, **lost}}
-    return {**metadata, **new, 'original_metadata': {**lost, 'original_metadata': old}}
+    enriched = {**metadata, **new}
+    replaced = {k: metadata[k] for k,v in new.items() if k in metadata and metadata[k] != v}
+    if not replaced: return enriched
+    kept = metadata.get('original_metadata', {})
+    fits_in = isinstance(kept, dict) and not kept.keys() & replaced.keys()
+    enriched['original_metadata'] = {**kept, **replaced} if fits_in else {**replaced, 'original_metadata': kept}
+    return enriched
 
 # %% ../nbs/07_chunks.ipynb #574fec6d
 @dataclass(frozen=True, slots=True)
