@@ -19,8 +19,8 @@ def static_batch_size(model_gb:float, # Weights in memory, GB
     "The mission's formula: `(15 GB - model - 1 GB) / 0.1 GB per chunk`, clamped to 4-32."
     n = (total_gb - model_gb - reserve_gb) / per_chunk_gb
     if n <= 0:
-        raise InputError(f'A model of {model_gb:.1f} GB does not fit: {total_gb} GB less {reserve_gb} GB reserve leaves nothing '
-                         'for a batch. Use a smaller model or precision.')
+        raise InputError(f'A model of {model_gb:.1f} GB does not fit: {total_gb} GB less {reserve_gb} GB reserve leaves '
+                         'nothing for a batch. Use a smaller model or precision.')
     return int(min(max(n, 4), 32))
 
 # %% ../nbs/20_batching.ipynb #882d513d
@@ -28,27 +28,34 @@ def static_batches(lengths, # Tokens of each row, in order; shape (n,)
                    size:int # Rows a batch
                   )->list: # Arrays of row numbers, order kept
     "Cut rows into batches of a fixed number, as they come."
-    return [np.arange(i, min(i+size, len(lengths))) for i in range(0, len(lengths), size)]
+    n = len(lengths)
+    return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
 
 # %% ../nbs/20_batching.ipynb #f323d3a5
 def padding_waste(lengths, # Tokens of each row; shape (n,)
                   batches:list # Arrays of row numbers
                  )->float: # Tokens computed over tokens needed, 1.0 at best
     "How much larger the rectangles are than what is in them."
-    lengths = np.asarray(lengths)
-    real = sum(int(lengths[b].sum()) for b in batches)
-    return sum(len(b) * int(lengths[b].max()) for b in batches) / real if real else 1.
+    lengths, needed, computed = np.asarray(lengths), 0, 0
+    for batch in batches:
+        mine = lengths[batch]
+        needed += int(mine.sum())
+        computed += len(batch) * int(mine.max())
+    return computed / needed if needed else 1.
 
 # %% ../nbs/20_batching.ipynb #97ab9b0a
 def token_batches(lengths, # Tokens of each row; shape (n,)
                   budget:int # Most tokens in a batch's rectangle, rows times longest
                  )->list: # Arrays of row numbers, longest rows first; a row longer than the budget is a batch alone
     "Cut rows, sorted by length, into batches under a token budget."
-    order, batches, i = np.argsort(-np.asarray(lengths), kind='stable'), [], 0
-    while i < len(order):
-        n = max(budget // max(int(lengths[order[i]]), 1), 1)
-        batches.append(order[i:i+n])
-        i += n
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind='stable')
+    batches, start = [], 0
+    while start < len(order):
+        longest = max(int(lengths[order[start]]), 1)
+        rows = max(budget // longest, 1)
+        batches.append(order[start:start + rows])
+        start += rows
     return batches
 
 # %% ../nbs/20_batching.ipynb #500eabec
