@@ -118,7 +118,8 @@ class ModelPlan:
         "Bytes a GPU holds at the worst batch."
         if not self.batches or not self.on_gpu or self.memory is None: return None
         longest = [int(self.lengths[batch].max()) for batch in self.batches]
-        return max(self.memory.most(len(batch), n) for batch,n in zip(self.batches, longest, strict=True))
+        sizes = zip(self.batches, longest, strict=True)
+        return max(self.memory.most(len(batch), n) for batch,n in sizes)
 
 # %% ../nbs/23_model_plan.ipynb #60dc31b9
 def expected_speed(weights:Weights, # How many the model has

@@ -8,9 +8,10 @@ __all__ = ['WORKER_HEAD', 'SKIPPED_HEAD', 'NOTHING', 'UNKNOWN', 'SINCE', 'RUN_HE
            'quarantined_in', 'skipped_rows', 'skipped_html', 'draw_rates', 'draw_worker_memory', 'draw_memory',
            'draw_phases', 'report_figure', 'run_rows', 'Report', 'summary_beside', 'run_report']
 
-# %% ../nbs/29_report.ipynb #3b07c849
+# %% ../nbs/29_report.ipynb #4bfce47c
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 import numpy as np
 import orjson
@@ -214,10 +215,10 @@ def report_figure(view:View,
     if phases: draw_phases(next(free), view)
     return fig
 
-# %% ../nbs/29_report.ipynb #1d6bc856
+# %% ../nbs/29_report.ipynb #42391ee4
 RUN_HEAD = ['began (UTC)', 'ended', 'chunks computed', 'tokens/s', 'minutes']
 
-def run_rows(views:list # Of `View`
+def run_rows(views:Iterable[View]
             )->list: # As long as `RUN_HEAD`
     "Runs, a line each."
     rows = []
