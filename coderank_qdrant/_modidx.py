@@ -850,6 +850,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'coderank_qdrant/models.py'),
                                         'coderank_qdrant.models.positions': ('models.html#positions', 'coderank_qdrant/models.py'),
                                         'coderank_qdrant.models.read_config': ('models.html#read_config', 'coderank_qdrant/models.py'),
+                                        'coderank_qdrant.models.registered': ('models.html#registered', 'coderank_qdrant/models.py'),
                                         'coderank_qdrant.models.shapes_here': ('models.html#shapes_here', 'coderank_qdrant/models.py'),
                                         'coderank_qdrant.models.shapes_there': ('models.html#shapes_there', 'coderank_qdrant/models.py'),
                                         'coderank_qdrant.models.spans': ('models.html#spans', 'coderank_qdrant/models.py'),

@@ -19,8 +19,8 @@ def static_batch_size(model_gb:float, # Weights in memory, GB
     "The mission's formula: `(15 GB - model - 1 GB) / 0.1 GB per chunk`, clamped to 4-32."
     n = (total_gb - model_gb - reserve_gb) / per_chunk_gb
     if n <= 0:
-        raise InputError(f'A model of {model_gb:.1f} GB does not fit: {total_gb} GB less {reserve_gb} GB reserve leaves '
-                         'nothing for a batch. Use a smaller model or precision.')
+        raise InputError(f'A model of {model_gb:.1f} GB does not fit: {total_gb} GB less {reserve_gb} GB reserve '
+                         'leaves nothing for a batch. Use a smaller model or precision.')
     return int(min(max(n, 4), 32))
 
 # %% ../nbs/20_batching.ipynb #882d513d

@@ -118,6 +118,7 @@ def _read_windows(cache, model, hashes):
               where v.model=? and v.hash in ({",".join("?"*len(hashes))}) order by v.hash, v.win'''
     return cache.read(sql, model, *hashes)
 
+# %% ../nbs/21_cache.ipynb #2264e08b
 def get_vectors(cache:VectorCache, # The cache
                 fingerprint:str, # Of the model
                 hashes:list # Text hashes
@@ -150,7 +151,8 @@ def known_texts(cache:VectorCache, # The cache
     "Everything the cache knows about texts under a model."
     model = cache.model_id(fingerprint)
     there = defaultdict(set)
-    for h,window in cache.read('select hash, win from vectors where model=?', model): there[h].add(window)
+    for h,window in cache.read('select hash, win from vectors where model=?', model):
+        there[h].add(window)
     known = {}
     for h,tokens,windows in cache.read('select hash, tokens, windows from texts where model=?', model):
         known[h.hex()] = Known(tokens, windows, there[h])
@@ -174,7 +176,8 @@ def save_work(cache:VectorCache, # The cache
     model = cache.model_id(fingerprint)
     rows = []
     for batch,keys in enumerate(batches):
-        for i,(h,window) in enumerate(keys): rows.append((model, batch, i, bytes.fromhex(h), int(window)))
+        for i,(h,window) in enumerate(keys):
+            rows.append((model, batch, i, bytes.fromhex(h), int(window)))
     told = json.dumps(settings, sort_keys=True)
     with cache.write() as db:
         db.execute('delete from work where model=?', (model,))
@@ -187,7 +190,8 @@ def load_work(cache:VectorCache, # The cache
              )->tuple: # Batches with something missing, as lists of (text hash, window), and the settings
     "The rest of an interrupted run's batches."
     model = cache.model_id(fingerprint)
-    batches, unfinished = defaultdict(list), set()
+    batches = defaultdict(list)
+    unfinished = set()
     sql = '''select w.batch, w.hash, w.win, v.win is null from work w left join vectors v using (model, hash, win)
              where w.model=? order by w.batch, w.pos'''
     for batch,h,window,missing in cache.read(sql, model):

@@ -49,6 +49,7 @@ def sweep(encoder:Encoder, # A loaded model
     raise NoRoom(f'{encoder.card.name} ran out of memory on {encoder.device} with {budgets[0]:,} tokens. '
                  'Use --max_length.')
 
+# %% ../nbs/19_calibration.ipynb #f445820d
 def smallest_fast(speeds:dict, # From `sweep`
                   share:float=.95 # Of the best speed
                  )->int: # A budget
@@ -64,6 +65,7 @@ class Calibration:
     speed:float # Tokens a second at that budget
     memory:MemoryModel|None = None # None on a CPU
 
+# %% ../nbs/19_calibration.ipynb #f13bd93f
 BUDGETS = {False: (512, 1024, 2048, 4096), True: (1024, 2048, 4096, 8192, 16384)} # on a CPU, on a GPU
 
 def most_tokens(encoder:Encoder, # A loaded model
@@ -83,7 +85,8 @@ def calibrate(encoder:Encoder, # A loaded model
               memory:int=None # Bytes the device can give, the weights included; None where that is no limit
              )->Calibration: # Raises `NoRoom` where not even one row fits
     "Measure memory and speed."
-    gpu, longest = encoder.device != 'cpu', encoder.card.max_length
+    gpu = encoder.device != 'cpu'
+    longest = encoder.card.max_length
     model = probe_memory(encoder, longest) if gpu else None
     most = most_tokens(encoder, model, memory)
     budgets = tuple(budget for budget in BUDGETS[gpu] if budget <= most) or (most,)
@@ -102,6 +105,7 @@ def calibration_key(space:str, # Model fingerprint
     size = device.memory // GIB if device.gpu else os.cpu_count()
     return ' '.join(map(str, (space, device.name, size, workers, torch.__version__)))
 
+# %% ../nbs/19_calibration.ipynb #c321d935
 def kept_calibration(key:str # From `calibration_key`
                     )->Calibration|None:
     "What was measured in an earlier run."
@@ -110,6 +114,7 @@ def kept_calibration(key:str # From `calibration_key`
     memory = MemoryModel(**kept['memory']) if kept['memory'] else None
     return Calibration(kept['budget'], kept['speed'], memory)
 
+# %% ../nbs/19_calibration.ipynb #5b1d4a26
 def keep_calibration(key:str, # From `calibration_key`
                      calibration:Calibration # What was measured
                     ):

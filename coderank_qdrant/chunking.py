@@ -42,6 +42,7 @@ def folder_documents(src:Path # A folder of code and documents
 # %% ../nbs/12_chunking.ipynb #c022590c
 def _inside(file): return '..' not in file.parts and '.dist-info' not in file.parts[0]
 
+# %% ../nbs/12_chunking.ipynb #96b4c570
 def package_documents(name:str # An installed distribution, as pip calls it
                      )->list: # (path below the distribution's name, file) of its code and documents
     "The documents of an installed package; its README is the long description in its metadata."
@@ -108,7 +109,8 @@ def split_document(text:str, # A document
     counted = tokenizer.encode_batch([piece for _,piece in pieces], add_special_tokens=False)
     entries = []
     for i,(start,piece) in enumerate(pieces):
-        end, tokens = start + len(piece), len(counted[i].ids)
+        end = start + len(piece)
+        tokens = len(counted[i].ids)
         entries.append(dict(content=piece, index=i, token_count=tokens, start_char=start, end_char=end,
                             metadata=dict(chunk_method=method)))
     return entries
@@ -125,11 +127,20 @@ def document_metadata(rel:PurePath, # The document's path in the tree
                       total:int # Chunks it was cut into
                      )->dict: # What all its chunks say
     "The metadata that a document gives its chunks."
-    path, subdir = rel.as_posix(), subdir_of(rel)
+    path = rel.as_posix()
+    subdir = subdir_of(rel)
     category = 'code' if rel.suffix.lower() in CODE else 'docs'
     now = datetime.now().isoformat(timespec='seconds')
-    return dict(title=rel.stem, source=path, source_repo=subdir, source_subdir=subdir, category=category,
-                file_path=path, file_name=rel.name, collection=collection, processed_date=now, total_chunks=total)
+    return dict(title=rel.stem,
+                source=path,
+                source_repo=subdir,
+                source_subdir=subdir,
+                category=category,
+                file_path=path,
+                file_name=rel.name,
+                collection=collection,
+                processed_date=now,
+                total_chunks=total)
 
 # %% ../nbs/12_chunking.ipynb #08f10d78
 def write_chunks(out:Path, # Root of the chunk tree
@@ -139,7 +150,8 @@ def write_chunks(out:Path, # Root of the chunk tree
     "Write a document's chunk file."
     common = document_metadata(rel, out.resolve().name, len(entries))
     chunks = [{**entry, 'metadata': {**common, **entry['metadata']}} for entry in entries]
-    path, subdir = rel.as_posix(), subdir_of(rel)
+    path = rel.as_posix()
+    subdir = subdir_of(rel)
     data = dict(source_file=path, source_repo=subdir, total_chunks=len(entries), chunks=chunks)
     file = out.joinpath(*rel.parts[:-1], f'{rel.name}_chunks.json')
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +230,8 @@ def chunk_tokenizer(name:str='all-MiniLM-L6-v2', # A registered model, a folder 
     "A model's tokenizer, for counting."
     _,folder,_ = find_model(name, models_dir)
     file = folder/'tokenizer.json'
-    if not file.is_file(): raise InputError(f'{file} is missing: {name} has no fast tokenizer to count with.')
+    if not file.is_file():
+        raise InputError(f'{file} is missing: {name} has no fast tokenizer to count with.')
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()

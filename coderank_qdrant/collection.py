@@ -32,6 +32,7 @@ def _from_library(error):
     "Whether Qdrant's libraries raised it."
     return type(error) is Exception or type(error).__module__.startswith(CLIENT_MODULES)
 
+# %% ../nbs/40_collection.ipynb #628ee9d6
 @contextmanager
 def as_input_error(subject, # Path or URL, which the sentence begins with
                    why # Function of the exception; makes the rest of the sentence
@@ -142,12 +143,14 @@ def search_params(store:Store, # A store that is open
     if name == 'bm25': return None
     if exact: return store.lib.SearchParams(exact=True)
     rescored = None
-    if store.about['quantization']: rescored = store.lib.QuantizationSearchParams(rescore=True, oversampling=2.)
+    if store.about['quantization']:
+        rescored = store.lib.QuantizationSearchParams(rescore=True, oversampling=2.)
     return store.lib.SearchParams(hnsw_ef=store.ef, quantization=rescored)
 
 # %% ../nbs/40_collection.ipynb #b0c4a96e
 def _answer(record): return record.id, record.score, record.payload['text_hash']
 
+# %% ../nbs/40_collection.ipynb #da5afbd0
 @patch
 def query(self:Store,
           lists:list, # (vector name, vector) pairs; the vector of words is (numbers, weights)

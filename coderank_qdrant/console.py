@@ -30,7 +30,8 @@ def progress_line(done:int, # Chunks that have their vector, those from the cach
 def download_line(event:Event # A 'download' event
                  )->str: # One line
     "How far a download is, in words."
-    done, total = event['done'], event['total']
+    done = event['done']
+    total = event['total']
     share = done / max(total, 1)
     left = f', ETA {event["eta"] / 60:.1f} min' if event.get('eta') else ''
     return f'{event["model"]}: {in_words(done)} of {in_words(total)} ({share:.1%}), {in_words(event["rate"])}/s{left}'
@@ -86,7 +87,9 @@ class Console:
     def __init__(self, every:float, file, details:float):
         now = time.time()
         self.view, self.file = View(), file
-        self.line, self.fetched, self.details = Every(every, now), Every(every), Every(details, now)
+        self.line = Every(every, now)
+        self.fetched = Every(every)
+        self.details = Every(details, now)
 
     def say(self, text): print(printable(text), file=self.file or sys.stderr, flush=True)
 

@@ -69,6 +69,7 @@ def _mend_int(number):
     if -2**63 <= number < 2**64: return number
     return float(number) if abs(number) < 2**1023 else str(number)
 
+# %% ../nbs/09_corpus.ipynb #14ba84f6
 def mend(value # What Python's JSON parser gave
         ): # The same, as UTF-8 and strict JSON can hold it
     "Replace half surrogates, numbers that are not finite, and integers that are too large."
@@ -107,7 +108,8 @@ def chunk_entries(data # A parsed JSON file
         if not isinstance(entries, list): raise ValueError('an object without a "chunks" list')
         if not entries: raise ValueError('its "chunks" list is empty')
         return entries
-    if not isinstance(data, list): raise ValueError(f'neither an object nor a list but {type(data).__name__}')
+    if not isinstance(data, list):
+        raise ValueError(f'neither an object nor a list but {type(data).__name__}')
     for entry in data:
         if isinstance(entry, dict) and entry.keys() & set(TEXT_KEYS): return data
     raise ValueError('a list without chunks in it')
@@ -131,6 +133,7 @@ def _merged(own, metadata):
         renamed[f'chunk_{key}' if clash else key] = value
     return {**renamed, **metadata}
 
+# %% ../nbs/09_corpus.ipynb #921d3458
 def entry_metadata(entry:dict, # One entry of a file's list
                    text:str # Its text, which is not repeated in the metadata
                   )->dict: # All its other keys, flat
@@ -147,6 +150,7 @@ SOURCE_KEYS = 'source', 'file_path', 'file_name', 'filename'
 @lru_cache(10_000)  # once a document, not once a chunk
 def _last(path): return PurePosixPath(path).name
 
+# %% ../nbs/09_corpus.ipynb #fdf062b0
 def document(metadata:dict # A chunk's metadata
             )->str: # The path of its source document, POSIX, or ''
     "The source document a chunk names, if it names one."
@@ -197,9 +201,12 @@ def read_entries(entries:list, # From `chunk_entries`
                  rel:PurePath # Their file, relative to the corpus root
                 )->tuple: # List of `RawChunk`, list of `Problem`
     "The chunks in the list of a file."
-    name, file = path_text(rel), rel.as_posix()
+    name = path_text(rel)
+    file = rel.as_posix()
     path = PurePosixPath(name)
-    raws, problems, bad = [], [], defaultdict(list)
+    raws = []
+    problems = []
+    bad = defaultdict(list)
     positions:dict[str, int] = defaultdict(int)
     for i,entry in enumerate(entries):
         text = ''
@@ -208,7 +215,8 @@ def read_entries(entries:list, # From `chunk_entries`
         except ValueError as e: bad['no_text', str(e)].append(i)
         metadata = entry_metadata(entry, text) if isinstance(entry, dict) else {}
         source = document(metadata)
-        if text: raws.append(RawChunk(text, metadata, source, positions[source], file, *id_parts(path, source)))
+        if text:
+            raws.append(RawChunk(text, metadata, source, positions[source], file, *id_parts(path, source)))
         positions[source] += 1
     for (kind,why),numbers in bad.items():
         problems.append(Problem(name, kind, f'entries {_ranges(numbers)}: {why}', len(numbers)))
@@ -223,7 +231,8 @@ def read_file(file:Path, # A `.json` file
     data, mended = load_json(file.read_bytes())
     entries = chunk_entries(data)
     raws, problems = read_entries(entries, rel)
-    name, n = path_text(rel), len(entries)
+    name = path_text(rel)
+    n = len(entries)
     if mended: problems.append(Problem(name, 'repaired', f'read with replacements: {mended}'))
     said = data.get('total_chunks') if isinstance(data, dict) else None
     if isinstance(said, int) and said != n:
@@ -367,6 +376,7 @@ def usable_corpus(root, # Folder of chunk files
     if not corpus.collection.strip() or set(corpus.collection) & set('/\\\0'):
         raise InputError(f'--collection {corpus.collection!r} cannot be part of a file name. Leave out slashes.')
     if not corpus.chunks: raise InputError(_why_nothing(corpus))
-    if limit is not None and limit < 1: raise InputError(f'--limit {limit}: at least one chunk is needed.')
+    if limit is not None and limit < 1:
+        raise InputError(f'--limit {limit}: at least one chunk is needed.')
     corpus.chunks = corpus.chunks[:limit]
     return corpus

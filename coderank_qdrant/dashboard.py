@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.xml import B, Div, Span, Table, Tbody, Td, Tr, ft
 from .show import BAD, CAREFUL, COLOURS, FONT, LINE_CSS, SMALL, STATES, TRACK
 from .show import as_html, clock, coloured, gib, in_words, number, printable
-from .events import Event
+from .events import GIB, Event
 from .view import PHASES, View, WorkerView, count_of, rates, seconds_by_phase
 from .view import shown_stretch, so_far, speed_now, steps
 
@@ -29,6 +29,7 @@ def filled(share:float, # 0 to 1
     place = f'position:absolute;top:0;bottom:0;left:0;width:{percent:.1f}%'
     return Div(style=f'{place};background:{colour};opacity:{opacity}')
 
+# %% ../nbs/28_dashboard.ipynb #8da99dc6
 def bar(share:float, # Filled part, 0 to 1
         colour:str=COLOURS[0], # Of the filled part
         more:float=0, # A second, paler part, 0 to 1, below the first
@@ -62,6 +63,7 @@ def phase_step(view:View, phase:str, seconds:float|None): # seconds: None where 
     spent = '' if seconds is None else clock(seconds)
     return Span(f'{phase} {spent}', style=f'padding:1px 10px;border-radius:10px;{look}')
 
+# %% ../nbs/28_dashboard.ipynb #7bc8e39d
 def show_phases(view:View):
     "The way of the run, and where on it we are."
     spent = seconds_by_phase(view)
@@ -76,6 +78,7 @@ def large(value:str, unit:str):
     return Span(Span(value, style='font-size:20px;font-weight:600'), ' ', Span(unit, style=SMALL),
                 style='white-space:nowrap')
 
+# %% ../nbs/28_dashboard.ipynb #2cae2b45
 def large_row(numbers:list # From `large`
              ):
     "Large numbers side by side."
@@ -86,7 +89,9 @@ def large_row(numbers:list # From `large`
 def show_download(event:Event # A 'download' event
                  ):
     "How far a download is, large."
-    done, total, left = event['done'], event['total'], event.get('eta')
+    done = event['done']
+    total = event['total']
+    left = event.get('eta')
     numbers = [large(in_words(done), f'of {in_words(total)} of {event["model"]}'),
                large(in_words(event['rate']), 'a second'),
                large(f'about {clock(left)}' if left else '-', 'left')]
@@ -104,6 +109,7 @@ def end_counts(view:View)->str: # A sentence, or ''
     if view.state in ADVICE: return f' {now.share:.1%} of the tokens are computed.'
     return f' {now.done:,} of {now.total:,} chunks have their vectors.'
 
+# %% ../nbs/28_dashboard.ipynb #715698d1
 def show_end(view:View # Of a run that is over
             ):
     "How it ended, and what to do when it ended early."
@@ -118,7 +124,8 @@ def show_end(view:View # Of a run that is over
 # %% ../nbs/28_dashboard.ipynb #944c906c
 def progress_numbers(view:View)->list: # From `large`
     "What is read from afar."
-    numbers, now = [], so_far(view)
+    numbers = []
+    now = so_far(view)
     if view.counts:
         numbers = [large(f'{100*now.share:.1f}%', 'of tokens'), large(f'{now.done:,} / {now.total:,}', 'chunks'),
                    large(f'{now.rate:,.1f}', 'chunks/s'), large(f'{now.speed:,.0f}', 'tokens/s')]
@@ -126,9 +133,11 @@ def progress_numbers(view:View)->list: # From `large`
         if not view.state: numbers.append(large(left, 'left'))
     return [*numbers, large(clock(view.elapsed), 'elapsed')]
 
+# %% ../nbs/28_dashboard.ipynb #9c840f5b
 def show_progress(view:View):
     "How far the run is, large."
-    if view.phase == 'downloading' and view.download and not view.state: return show_download(view.download)
+    if view.phase == 'downloading' and view.download and not view.state:
+        return show_download(view.download)
     colour = STATES.get(view.state, COLOURS[0])
     parts = [large_row(progress_numbers(view)), progress_bar(so_far(view).share, 'tokens computed', colour)]
     if view.state: parts.append(Div(show_end(view), style='margin-top:8px'))
@@ -141,10 +150,12 @@ def table_cell(*parts, style=''):
     "A cell of the workers' table."
     return Td(*parts, style=f'padding:4px 14px 4px 0;vertical-align:top;text-align:left;{style}')
 
+# %% ../nbs/28_dashboard.ipynb #4cea9df2
 def small(text:str, style:str=''):
     "A line of small type."
     return Div(text, style=f'{SMALL};{style}')
 
+# %% ../nbs/28_dashboard.ipynb #d287ec24
 def name_cell(name:str, worker:WorkerView, colour:str):
     "Who it is, and whether something is wrong with it."
     look = 'display:inline-block;width:9px;height:9px;border-radius:5px;margin-right:6px'
@@ -164,6 +175,7 @@ def memory_phrase(worker:WorkerView, total:int|None, predicted:int|None)->str:
     if predicted: words.append(f'{gib(predicted)} GiB predicted')
     return ', '.join(words)
 
+# %% ../nbs/28_dashboard.ipynb #7d9978a2
 def memory_cell(worker:WorkerView, total:int|None, predicted:int|None, colour:str):
     "Memory as a bar, and in words."
     if not worker.used: return table_cell(small('not known yet'), style='width:48%')
@@ -181,6 +193,7 @@ def card_cell(machine:dict):
     if machine.get('celsius'): words.append(f'{machine["celsius"]:.0f} \u00b0C')
     return table_cell(*[Div(word) for word in words], style='white-space:nowrap')
 
+# %% ../nbs/28_dashboard.ipynb #1fe2a5fb
 def speed_cell(worker:WorkerView, began:float):
     "How fast, and on what."
     parts = [f'{speed_now(worker, began):,.0f} tokens/s']
@@ -197,6 +210,7 @@ def worker_row(view:View, name:str, worker:WorkerView, colour:str):
     return Tr(name_cell(name, worker, colour), memory, card_cell(worker.machine), speed_cell(worker, view.began),
               style='background:none')
 
+# %% ../nbs/28_dashboard.ipynb #6d39557c
 def host_row(host:dict # used and total, bytes
             ):
     "The memory of the host."
@@ -205,6 +219,7 @@ def host_row(host:dict # used and total, bytes
     name = table_cell(B('host memory'), style='white-space:nowrap')
     return Tr(name, memory, table_cell(), table_cell(), style='background:none')
 
+# %% ../nbs/28_dashboard.ipynb #8553c293
 def show_workers(view:View):
     "What the workers do, and the memory of the host."
     rows = [worker_row(view, name, worker, colour) for colour,(name,worker) in coloured(view.workers.items())]
@@ -224,12 +239,14 @@ def chart_line(xs, # 0 to 1
     return ft('polyline', points=' '.join(points), fill='none', stroke=colour, stroke_width='2',
               vector_effect='non-scaling-stroke')
 
+# %% ../nbs/28_dashboard.ipynb #225f254c
 def chart_mark(y:float, top:float):
     "A dashed line across a chart."
     height = 80 - 76 * y / top
     return ft('path', d=f'M0 {height:.1f}H400', stroke='currentColor', stroke_dasharray='5 4', opacity='.6',
               vector_effect='non-scaling-stroke')
 
+# %% ../nbs/28_dashboard.ipynb #ff226bbd
 def both_ends(left, right):
     "Something on the left, something on the right."
     return Div(Span(left), Span(right), style=f'display:flex;justify-content:space-between;{SMALL}')
@@ -253,9 +270,16 @@ def chart(curves:list, # Of (colour, xs from 0 to 1, ys)
 # %% ../nbs/28_dashboard.ipynb #3822940a
 def memory_points(worker:WorkerView, first:float, last:float)->tuple: # xs from 0 to 1; GiB
     "A worker's memory on the scale of a chart."
-    points = [(time, used) for time,_,used in worker.curve if used and time >= first] or [(first, 0)]
-    return [(time - first) / (last - first) for time,_ in points], [used / 2**30 for _,used in points]
+    width = last - first
+    xs = []
+    ys = []
+    for time,_,used in worker.curve:
+        if not used or time < first: continue
+        xs.append((time - first) / width)
+        ys.append(used / GIB)
+    return (xs, ys) if xs else ([0.], [0.])
 
+# %% ../nbs/28_dashboard.ipynb #9128488a
 def speed_chart(view:View, shown:list): # shown: (colour, `WorkerView`) pairs
     "Throughput of each worker."
     first, last = shown_stretch(view)
@@ -264,15 +288,17 @@ def speed_chart(view:View, shown:list): # shown: (colour, `WorkerView`) pairs
     now = sum(speed_now(worker, first) for _,worker in shown)
     return chart(curves, 'Throughput, tokens/s', f'now {now:,.0f}', clock(last - first))
 
+# %% ../nbs/28_dashboard.ipynb #0683674f
 def memory_chart(view:View, shown:list):
     "Memory of each worker, and the peak that the plan expects."
     first, last = shown_stretch(view)
     curves = [(colour, *memory_points(worker, first, last)) for colour,worker in shown]
-    peak = max(view.peaks.values(), default=0) / 2**30
+    peak = max(view.peaks.values(), default=0) / GIB
     title = 'Memory, GiB (dashed: predicted peak)' if peak else 'Memory, GiB'
     held = sum(worker.used or 0 for _,worker in shown)
     return chart(curves, title, f'now {gib(held)}', clock(last - first), peak)
 
+# %% ../nbs/28_dashboard.ipynb #0ab356e5
 def show_charts(view:View):
     "Throughput and memory so far."
     shown = [(colour, worker) for colour,worker in coloured(view.workers.values()) if worker.curve]
@@ -292,11 +318,13 @@ def show_counter(name:str, n:int|None):
     words = f'{WORDS.get(name, name)} '
     return Span(words, B(number(n)), style=f'padding:1px 9px;border-radius:6px;white-space:nowrap;{look}')
 
+# %% ../nbs/28_dashboard.ipynb #873d08fc
 def show_counters(view:View):
     "All counters."
     shown = [show_counter(name, n) for name,n in count_of(view).items()]
     return Div(*shown, style='display:flex;flex-wrap:wrap;gap:6px;font-size:12px;font-variant-numeric:tabular-nums')
 
+# %% ../nbs/28_dashboard.ipynb #c220648d
 TROUBLES = 'oom', 'retry', 'quarantine', 'worker' # events whose messages have a colour
 
 def show_messages(view:View):

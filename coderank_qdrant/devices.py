@@ -56,6 +56,7 @@ def reached_flops(name:str # As the driver calls a card, such as 'Tesla T4'
     known = (flops for short,(_,_,flops) in GPUS.items() if short in name)
     return next(known, 60e12) * REACHED
 
+# %% ../nbs/17_devices.ipynb #c1d93fa6
 def find_gpu(i:int # Its number
             )->Device: # Raises `InputError` where this PyTorch has no programs for it
     "A card that is here."
@@ -72,10 +73,14 @@ def find_gpu(i:int # Its number
 def with_free(devices:tuple # Of `Device`
              )->tuple: # The same, with no more memory than is free at the moment
     "Devices as a question finds them, beside whatever else runs."
-    if 'CUDA_VISIBLE_DEVICES' in os.environ: return tuple(devices)  # the driver numbers cards in another way
+    if 'CUDA_VISIBLE_DEVICES' in os.environ:
+        return tuple(devices)  # the driver numbers cards in another way
     free = {f'cuda:{i}': max(n - CONTEXT, 0) for i,n in enumerate(smi_free())}
-    left = [min(device.memory, free.get(device.id, device.memory)) for device in devices]
-    return tuple(replace(device, memory=n) for device,n in zip(devices, left, strict=True))
+    found = []
+    for device in devices:
+        left = free.get(device.id, device.memory)
+        found.append(replace(device, memory=min(device.memory, left)))
+    return tuple(found)
 
 # %% ../nbs/17_devices.ipynb #7d952ad0
 def wanted_devices(spec:str # 'auto', or names with commas between them
@@ -92,10 +97,12 @@ def wanted_devices(spec:str # 'auto', or names with commas between them
                          'Name one kind.')
     return names
 
+# %% ../nbs/17_devices.ipynb #b0843b52
 def find_devices(spec:str='auto' # 'auto', or names with commas between them: 'cpu', 'cpu,cpu', 'cuda:0,cuda:1'
                 )->tuple: # Of `Device`, one for each copy of a model; raises `InputError` for one that is not there
     "The devices a run uses; one named twice shares its memory."
-    names, devices = wanted_devices(spec), []
+    names = wanted_devices(spec)
+    devices = []
     for name in names:
         device = Device('cpu', 'CPU', host_free()) if name == 'cpu' else find_gpu(int(name.removeprefix('cuda:')))
         devices.append(replace(device, memory=device.memory // names.count(name)))
@@ -119,6 +126,7 @@ def usual_precision(device:Device)->str: # A key of `DTYPES`
     if not device.gpu: return 'fp32'
     return 'bf16' if device.capability >= BF16 else 'fp16'
 
+# %% ../nbs/17_devices.ipynb #50c26098
 def pick_precision(want:str, # 'auto' or a key of `DTYPES`
                    devices:tuple # Of `Device`; the least capable decides
                   )->str: # A key of `DTYPES`; raises `InputError` for what the devices have not
@@ -138,16 +146,19 @@ def pick_precision(want:str, # 'auto' or a key of `DTYPES`
 def describe_devices(devices:tuple # Of `Device`
                     )->str: # Their names and memory
     "Devices in words."
-    first, n = devices[0], len(devices)
+    first = devices[0]
+    n = len(devices)
     threads = max((os.cpu_count() or 1) // n, 1)
     words = f'{first.name}, {first.memory/GIB:.1f} GiB' if first.gpu else f'CPU, {threads} threads'
     if n > 1: words = f'{n} x {words}'
     return f'{words}, assumed' if first.assumed else words
 
+# %% ../nbs/17_devices.ipynb #97a84bfd
 def device_warning(devices:tuple # Of `Device`
                   )->str: # A sentence, or '' where all is well
     "What is worth knowing about devices before a long run."
     smallest = min(devices, key=lambda device: device.memory)
-    if not smallest.gpu: return 'No GPU: this runs on the CPU, which is fine for small models and some thousand chunks.'
+    if not smallest.gpu:
+        return 'No GPU: this runs on the CPU, which is fine for small models and some thousand chunks.'
     if smallest.memory >= 14 * GIB: return ''
     return f'{smallest.id} has {smallest.memory/GIB:.1f} GiB, under the 15 GiB of a T4: batches are made smaller.'

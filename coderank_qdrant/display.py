@@ -32,12 +32,14 @@ def process_sample(view:View, now:float)->dict: # worker: facts of its process
         if facts: found[name] = facts
     return found
 
+# %% ../nbs/30_display.ipynb #b54017a1
 def gpu_sample(view:View, library)->dict: # device: facts
     "What the cards say: those of the run, or all where it named none."
     facts = gpu_facts(library, os.environ.get('CUDA_VISIBLE_DEVICES'))
     mine = {worker.device for worker in view.workers.values() if worker.device.startswith('cuda')}
     return {device: said for device,said in facts.items() if device in mine or not mine}
 
+# %% ../nbs/30_display.ipynb #3ec5575b
 def sample(view:View, # Whose processes, and what was measured before
            library=None # NVIDIA's, from `nvml`
           )->Event:
@@ -63,11 +65,13 @@ def mime(html:str)->dict: # For `display`
     "HTML, with a few words for whoever cannot show it."
     return {'text/html': html, 'text/plain': 'coderank_qdrant: how far the run is'}
 
+# %% ../nbs/30_display.ipynb #b7d4eed0
 def show_live(data:dict):
     "Show something that is updated later."
     from IPython.display import display
     return display(data, raw=True, display_id=True)
 
+# %% ../nbs/30_display.ipynb #afea4643
 def picture(fig # A matplotlib figure, or None
            )->dict: # For `display`
     "A figure, or nothing at all."
@@ -110,7 +114,8 @@ class Dashboard:
         widgets:Widgets|None # None for plain HTML alone
     ):
         self.view, self.widgets, self.every, self.spent = View(), widgets, every, 0.
-        self.next, self.plain_due = 0., Every(plain_every if widgets else 0)
+        self.next = 0.
+        self.plain_due = Every(plain_every if widgets else 0)
         self.shown = widgets.show() if widgets else show_live(mime(''))
         self.copy = show_live(mime('')) if widgets else self.shown
 
@@ -158,7 +163,8 @@ def in_notebook()->bool: # True under a Jupyter kernel
 def final_sink()->Callable: # A sink for `Events`
     "Shows nothing until the run is over, then what a dashboard leaves behind."
     from IPython.display import HTML, display
-    view, often = View(), Every(.5)
+    view = View()
+    often = Every(.5)
     def sink(event):
         fold(view, event)
         if event.name == 'batch' and often(event.time): fold(view, sample(view, nvml()))
@@ -176,6 +182,7 @@ def shown_sinks()->list: # Sinks for `Events`
     try: return [notebook_sink()]
     except Exception: return [notebook_sink(widgets=False)]  # ipywidgets is missing or broken
 
+# %% ../nbs/30_display.ipynb #4f44e97c
 def run_sinks(metrics=None # Path of the metrics file, or None for none
              )->list: # Sinks for `Events`
     "The listeners of an ordinary run: people, and the file."

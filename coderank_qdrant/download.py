@@ -26,13 +26,16 @@ from .hub import has_room, hub_cache, hub_facts, hub_reason, patiently, repo_fol
 class Stopped(Exception):
     "A download was told to stop."
 
+# %% ../nbs/06_download.ipynb #22cdef0e
 class PartFile:
     "A file that is being fetched: what is written is hashed, and what an earlier try wrote counts."
     def __init__(self,
         path:Path, # Made where it is not there
         stop:threading.Event # Ends the writing when it is set
     ):
-        self.file, self.hash, self.stop = open(path, 'a+b'), hashlib.sha256(), stop
+        self.file = open(path, 'a+b')
+        self.hash = hashlib.sha256()
+        self.stop = stop
         self.file.seek(0)
         while block := self.file.read(1 << 22): self.hash.update(block)
 
@@ -58,7 +61,8 @@ def begin_file(facts:HubFacts, # Of the model
               )->Path: # The file to write to
     "Keep the bytes of an earlier try, and remove those that cannot be right."
     size, _ = facts.files[name]
-    part, blob = facts.part(name), facts.blob(name)
+    part = facts.part(name)
+    blob = facts.blob(name)
     part.parent.mkdir(parents=True, exist_ok=True)
     cut_off = blob.is_file() and not blob.is_symlink() and file_size(part) < file_size(blob) < size
     if cut_off: blob.replace(part)
@@ -107,6 +111,7 @@ def fetch_file(facts:HubFacts, # Of the model
             if whole or patiently(fetch, grown, wait=wait): return
     raise InputError(f'{facts.hub_id}: the bytes of {name} are not those the hub lists (sha256 differs)')
 
+# %% ../nbs/06_download.ipynb #4503209c
 def fetch_files(facts:HubFacts, # Of the model
                 names:list, # Of its large files
                 at_once:int=4 # Connections
@@ -128,10 +133,15 @@ def moment(model:str, # Its name, as it is shown
            seen:deque|list # (second, bytes) of the last looks
           )->dict: # model, done, total, rate, eta
     "The numbers of this moment."
-    (first, before), (last, done) = seen[0], seen[-1]
+    (first, before) = seen[0]
+    (last, done) = seen[-1]
     rate = (done - before) / (last - first) if last > first else 0.
     eta = (total - done) / rate if rate > 0 else None
-    return dict(model=model, done=done, total=total, rate=rate, eta=eta)
+    return dict(model=model,
+                done=done,
+                total=total,
+                rate=rate,
+                eta=eta)
 
 # %% ../nbs/06_download.ipynb #e1698c9e
 @contextmanager
@@ -176,6 +186,7 @@ def no_bars():
     try: yield
     finally: enable_progress_bars()
 
+# %% ../nbs/06_download.ipynb #bdb8367b
 def snapshot(hub_id:str, # `owner/name`
              patterns:tuple, # Of the files that are wanted
              revision:str=None # A commit; None for the newest
@@ -185,11 +196,13 @@ def snapshot(hub_id:str, # `owner/name`
     def get(): return snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns), etag_timeout=ANSWER)
     return Path(patiently(get))
 
+# %% ../nbs/06_download.ipynb #fd770b65
 def drop_spoilt(facts:HubFacts # Of a model
                ):
     "Remove small files whose size is wrong, since the client would take them for whole."
     for name,(size,_) in facts.files.items():
-        pointer, blob = facts.pointer(name), facts.blob(name)
+        pointer = facts.pointer(name)
+        blob = facts.blob(name)
         if pointer.exists() and file_size(pointer) != size: pointer.unlink()
         small = not name.endswith('.safetensors')
         if small and blob.exists() and file_size(blob) != size: blob.unlink()
@@ -207,6 +220,7 @@ def fetch_small(hub_id:str # `owner/name`
     LATER[folder] = facts
     return folder
 
+# %% ../nbs/06_download.ipynb #1c85d345
 def fetch_all(facts:HubFacts # Of a model
              )->Path: # The folder in the hub cache
     "All files of a model, the small ones first."
@@ -216,6 +230,7 @@ def fetch_all(facts:HubFacts # Of a model
     fetch_files(facts, large)
     return snapshot(facts.hub_id, HUB_FILES, facts.commit)
 
+# %% ../nbs/06_download.ipynb #45d71b69
 def check_whole(facts:HubFacts, # Of the model
                 folder:Path # Where it should be
                )->Path: # The same; raises `InputError`
@@ -238,6 +253,7 @@ def drop_snapshot(hub_id:str # `owner/name` of a model that this process has fet
     removal.execute()
     return removal.expected_freed_size
 
+# %% ../nbs/06_download.ipynb #7ed33ed5
 def make_room(facts:HubFacts # Of the model to be fetched
              )->list: # Hub ids of the models that were removed
     "Remove models that are done with, as far as the next one needs their place."
@@ -274,6 +290,7 @@ def is_offline()->bool: # By `HF_HUB_OFFLINE`
     "Whether the hub may not be asked."
     return os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'TRUE', 'YES', 'ON')
 
+# %% ../nbs/06_download.ipynb #727fc86c
 def in_hub_cache(hub_id:str # `owner/name`
                 )->Path: # The model's folder; raises `InputError`
     "Weights that were fetched earlier, all of them."
@@ -290,6 +307,7 @@ def in_hub_cache(hub_id:str # `owner/name`
     LATER.pop(folder, None)
     return folder
 
+# %% ../nbs/06_download.ipynb #3b0a28eb
 def on_hub(hub_id:str, # `owner/name`
            fetch:Callable # `fetch_small` or `fetch_weights`: called with the hub id, gives a folder
           )->Path: # The model's folder in the hub cache; raises `InputError`
@@ -314,6 +332,7 @@ class Download:
         rest = f', {in_words(kept)} are here.' if kept else '.'
         return f'{self.name}: {in_words(self.missing)}{kind} are to be fetched{rest}'
 
+# %% ../nbs/06_download.ipynb #f5133837
 @dataclass(frozen=True)
 class DownloadPlan:
     "What a run's models have to fetch, and whether the disk has room."
@@ -327,7 +346,8 @@ class DownloadPlan:
         "Whether it fits, and what to do."
         free = f'{in_words(self.free)} are free in {hub_cache()}'
         if self.together: return f'{free}, which is enough.'
-        if self.in_turn: return f'{free}: enough for one model at a time. Each is removed before the next is fetched.'
+        if self.in_turn:
+            return f'{free}: enough for one model at a time. Each is removed before the next is fetched.'
         large = [model.name for model in self.models if not has_room(model.missing, self.free)]
         return (f'{free}: too little for {" and ".join(large)}. Set HF_HOME to a folder on a larger disk, '
                 'or attach the model instead.')
@@ -344,6 +364,7 @@ def weight_format(facts:HubFacts # Of a model
     "The number format that most of a model's weights are kept in on the hub."
     return max(facts.formats, key=lambda name: facts.formats[name], default='')
 
+# %% ../nbs/06_download.ipynb #4160720c
 def download_plan(needs:list, # Of (name, `HubFacts`)
                   free:int # Bytes on the disk of the hub cache
                  )->DownloadPlan: # With both answers

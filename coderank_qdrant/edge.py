@@ -24,6 +24,7 @@ def _is_foreign(folder):
     if not folder.is_dir(): return True
     return any(not file.name.startswith('.') for file in folder.iterdir())
 
+# %% ../nbs/41_edge.ipynb #a54d025e
 def read_description(folder:Path # Of a collection, or for one to be made
                     )->dict: # Empty where there is no collection yet; raises `InputError` where there is something else
     "What a folder says about the collection in it."
@@ -59,11 +60,13 @@ class EdgeStore(Store):
 
     def _close_segment(self):
         "What is in memory goes into files."
-        for step in self.shard.flush, self.shard.optimize, self.shard.flush: self._do(step)
+        for step in self.shard.flush, self.shard.optimize, self.shard.flush:
+            self._do(step)
         self.in_memory = 0
 
     def _why(self, error):
-        if 'WouldBlock' in str(error): return 'is in use by another process. Wait for it, or name another --location'
+        if 'WouldBlock' in str(error):
+            return 'is in use by another process. Wait for it, or name another --location'
         return f'cannot be used: {sentence_of(error)}. Remove it and index again; what it holds is in the run'
 
 # %% ../nbs/41_edge.ipynb #b3f5a1c8
@@ -114,7 +117,8 @@ def create(self:EdgeStore,
     config = edge_config(about, {**self.graph, 'm': 0}, segment_size(about, self.segment))
     shard = self._do(self.lib.EdgeShard.create, str(part), config)
     keyword = self.lib.KeywordIndexParams(memory=self.lib.Memory.Cold)
-    for key in KEYWORDS: self._do(shard.update, self.lib.UpdateOperation.create_field_index(key, keyword))
+    for key in KEYWORDS:
+        self._do(shard.update, self.lib.UpdateOperation.create_field_index(key, keyword))
     self._do(shard.flush)
     shard.close()
     part.rename(self.path/'shard')
@@ -126,7 +130,8 @@ def create(self:EdgeStore,
 def drop(self:EdgeStore):
     "Remove the collection."
     self.close()
-    for index in self.path/'shard', self.path/'.shard.part': shutil.rmtree(index, ignore_errors=True)
+    for index in self.path/'shard', self.path/'.shard.part':
+        shutil.rmtree(index, ignore_errors=True)
     (self.path/'collection.json').unlink(missing_ok=True)
     self.about = {}
 
@@ -237,6 +242,7 @@ def _reopen(store, largest):
     store.close()
     store._load(config)
 
+# %% ../nbs/41_edge.ipynb #009dafd3
 @patch
 def loading(self:EdgeStore):
     "Segments are closed one by one while points come in, and left alone."

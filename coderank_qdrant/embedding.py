@@ -45,13 +45,16 @@ def check_dimension(model:ModelPlan, done:list): # done: 'done' facts; raises `I
             raise InputError(f'{model.card.name} gave vectors of {found} numbers instead of {model.card.dim}. '
                              'Nothing of them was kept.')
 
+# %% ../nbs/37_embedding.ipynb #367764af
 def keep_vectors(model:ModelPlan, done:list, cache:VectorCache): # done: 'done' facts of `run_jobs`
     "Write vectors down."
     rows = [model.work.rows[i] for facts in done for i in facts['numbers']]
     keys = [(row.hash, row.window) for row in rows]
     tokens = [row.end - row.start for row in rows]
-    put_vectors(cache, model.fingerprint, keys, tokens, np.concatenate([facts['vectors'] for facts in done]))
+    vectors = np.concatenate([facts['vectors'] for facts in done])
+    put_vectors(cache, model.fingerprint, keys, tokens, vectors)
 
+# %% ../nbs/37_embedding.ipynb #ef1d0bc7
 def tell_batch(model:ModelPlan, facts:dict, events:Events, count:Count): # facts: of one batch
     "Count a batch and pass it on."
     rows = [model.work.rows[i] for i in facts['numbers']]
@@ -74,10 +77,12 @@ def commit(model:ModelPlan, # A model's plan
     for facts in done: tell_batch(model, facts, events, count)
     done.clear()
 
+# %% ../nbs/37_embedding.ipynb #81e775e0
 def tell_trouble(kind:str, facts:dict, model:ModelPlan, events:Events, count:Count):
     "Count what went wrong, and pass it on."
     if kind == 'quarantine':
-        row, reason = model.work.rows[facts['row']], facts['reason']
+        row = model.work.rows[facts['row']]
+        reason = facts['reason']
         count.add(model.fingerprint, [row], row_length(row, model.extra), reason)
         facts = dict(n=1, reason=reason, text=f'One text is quarantined: {reason}')
     if kind == 'oom': count.counters['oom'] += 1
@@ -90,10 +95,13 @@ NO_TOKEN = 'the tokenizer finds no token in it'
 def note_work(model:ModelPlan, cache:VectorCache):
     "Write down how long the texts are and which batches are to be computed, before the first of them is."
     work = model.work
-    put_texts(cache, model.fingerprint, [(hash, tokens, work.windows[hash]) for hash,tokens in work.tokens.items()])
-    keys = [[(work.rows[i].hash, work.rows[i].window) for i in batch] for batch in model.batches]
-    save_work(cache, model.fingerprint, keys, model.settings)
+    texts = [(hash, tokens, work.windows[hash]) for hash,tokens in work.tokens.items()]
+    keys = [(row.hash, row.window) for row in work.rows]
+    batches = [[keys[i] for i in batch] for batch in model.batches]
+    put_texts(cache, model.fingerprint, texts)
+    save_work(cache, model.fingerprint, batches, model.settings)
 
+# %% ../nbs/37_embedding.ipynb #cfaefde6
 def set_budgets(team:list, jobs:list, lengths:np.ndarray):
     "What the largest batch holds is every worker's budget, until memory turns out to be short."
     largest = max((size_of(job.rows, lengths) for job in jobs), default=0)
@@ -110,7 +118,9 @@ def embed_model(model:ModelPlan, # The model's plan
                )->bool: # False if the deadline came first; raises `NoDevice`
     "Compute what a model has missing, committed before it is told."
     note_work(model, cache)
-    rows, lengths, jobs = model.work.rows, model.lengths, jobs_of(model, len(team))
+    rows = model.work.rows
+    lengths = model.lengths
+    jobs = jobs_of(model, len(team))
     set_budgets(team, jobs, lengths)
     count.start = count.start or time.time()
     count.add(model.fingerprint, [rows[i] for i in np.flatnonzero(lengths == 0)], why=NO_TOKEN)

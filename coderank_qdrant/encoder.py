@@ -29,6 +29,7 @@ def never(*_, **__)->bool:
     "Whatever is asked: no."
     return False
 
+# %% ../nbs/14_encoder.ipynb #8018937d
 def share_heads(capability:tuple # Compute capability of the device; (0, 0) for a CPU
                )->bool: # Whether key and value heads are handed over as they are
     "Choose what transformers' attention does where several query heads share a key head; holds for the process."
@@ -44,7 +45,8 @@ def rectangle(rows:list, # Lists or arrays of token ids, special tokens included
              )->tuple: # Token ids and mask; int64 arrays of shape (rows, longest row)
     "Rows of different lengths as two arrays, padded on the right."
     shape = len(rows), max(map(len, rows))
-    ids, mask = np.full(shape, pad, np.int64), np.zeros(shape, np.int64)
+    ids = np.full(shape, pad, np.int64)
+    mask = np.zeros(shape, np.int64)
     for i,row in enumerate(rows):
         ids[i,:len(row)] = row
         mask[i,:len(row)] = 1
@@ -57,6 +59,7 @@ def to_device(tensor:torch.Tensor, # On the host
     "A tensor on its way to a device; the host does not wait for it."
     return tensor.pin_memory().to(device, non_blocking=True) if device.startswith('cuda') else tensor.to(device)
 
+# %% ../nbs/14_encoder.ipynb #e6853a22
 @dataclass
 class Encoder:
     "A loaded model: rows of token ids in, unit vectors out."
@@ -109,12 +112,14 @@ def made_up_rows(enc:Encoder, # A model
     vocab = min(enc.body.config.vocab_size, 1000)
     return [(np.arange(n) * 37 + 5) % vocab for n in lengths]
 
+# %% ../nbs/14_encoder.ipynb #e4d0b49e
 def check_vectors(enc:Encoder, # A model just loaded
                   vectors:np.ndarray, # Of some rows in a batch, float32, shape (rows, dim)
                   alone:np.ndarray # Of the same rows, each in a batch of its own
                  ): # Raises `InputError` naming the figure that is off
     "See that vectors are finite, of unit length, and do not depend on the batch."
-    name, lengths = enc.card.name, np.linalg.norm(vectors, axis=1)
+    name = enc.card.name
+    lengths = np.linalg.norm(vectors, axis=1)
     if not np.isfinite(vectors).all(): raise InputError(f'{name} gives vectors that are not finite.')
     if abs(lengths - 1).max() > 1e-3:
         raise InputError(f'{name} gives vectors of length {lengths.min():.3f} instead of 1.')
@@ -124,13 +129,15 @@ def check_vectors(enc:Encoder, # A model just loaded
     if same < least:
         raise InputError(f'{name} gives another vector when a row is padded: cosine {same:.5f}, {least} is needed.')
 
+# %% ../nbs/14_encoder.ipynb #a5ba918c
 def checked(enc:Encoder # A model just loaded
            )->Encoder: # The same, with the dimension found; raises `InputError` naming the figure that is off
     "See that a model works before it is trusted."
     rows = made_up_rows(enc, (3, 17, 40))
     vectors = enc.embed(rows)
     check_vectors(enc, vectors, np.concatenate([enc.embed([row]) for row in rows]))
-    found, promised = vectors.shape[1], enc.card.dim
+    found = vectors.shape[1]
+    promised = enc.card.dim
     if promised not in (None, found):
         raise InputError(f'{enc.card.name} gives {found} numbers, its card says {promised}. '
                          'These are the weights of another model.')
@@ -141,12 +148,14 @@ def weighted_parts(module:nn.Module)->list: # Modules
     "The parts of a module that hold weights in a floating-point format themselves."
     return [part for part in module.modules() if part._parameters and not isinstance(part, Int8Linear)]
 
+# %% ../nbs/14_encoder.ipynb #3773053e
 def cast(dtype:torch.dtype, module:nn.Module, *_):
     "Turn a part's own weights into another number format."
     with torch.inference_mode(False):
         for weight in module._parameters.values():
             if weight is not None and weight.is_floating_point(): weight.data = weight.data.to(dtype)
 
+# %% ../nbs/14_encoder.ipynb #74bf597c
 @contextmanager
 def in_32_bits(enc:Encoder # A loaded model
               ): # Yields the same, which computes in fp32 until the end
@@ -179,6 +188,7 @@ def reference_vectors(enc:Encoder, # A model just loaded
         return replace(enc, body=whole.eval()).embed(rows)
     with in_32_bits(enc): return enc.embed(rows)
 
+# %% ../nbs/14_encoder.ipynb #00d88087
 def check_precision(enc:Encoder, # A model just loaded
                     folder:Path, # Its weights
                     precision:str # What it was loaded in, a key of `DTYPES`
@@ -187,7 +197,8 @@ def check_precision(enc:Encoder, # A model just loaded
     large = sum(weight.numel() for weight in enc.body.parameters()) > LARGE
     if precision == 'fp32' or (precision == 'int8' and large): return None
     rows = made_up_rows(enc, (8, 64))
-    vectors, least = enc.embed(rows), .98 if precision == 'int8' else .99
+    vectors = enc.embed(rows)
+    least = .98 if precision == 'int8' else .99
     cosine = float((vectors * reference_vectors(enc, folder, precision, rows)).sum(1).min())
     if cosine > least: return cosine
     raise InputError(f'{enc.card.name} in {precision} is too far from 32 bits: cosine {cosine:.4f}, {least} is needed.')
@@ -198,11 +209,14 @@ def load_parts(card:ModelCard, folder:Path, device:str, precision:str, table:boo
     dtype = torch.float32 if device == 'cpu' and precision == 'int8' else DTYPES[precision]
     last = device.split('+')[-1]
     share_heads((0, 0) if last == 'cpu' else torch.cuda.get_device_capability(last))
-    body = load_body(folder, dtype, device, precision == 'int8', table).eval()
-    head = [module.eval().to(last, dtype) for module in load_head(card, folder, body.config.hidden_size)]
-    kept = None if table else read_table(folder, body.table_name).to(dtype)
-    return Encoder(card, body, head, device, kept, dtype)
+    body = load_body(folder, dtype, device, precision == 'int8', table)
+    modules = load_head(card, folder, body.config.hidden_size)
+    head = [module.eval().to(last, dtype) for module in modules]
+    kept = None
+    if not table: kept = read_table(folder, body.table_name).to(dtype)
+    return Encoder(card, body.eval(), head, device, kept, dtype)
 
+# %% ../nbs/14_encoder.ipynb #93be974e
 def load_encoder(card:ModelCard, # The model's card
                  folder:Path, # Its weights
                  device:str='cpu', # 'cpu', 'cuda:N', or several with '+' between them, to spread one copy over

@@ -40,10 +40,11 @@ def score_answers(found:list, # Text hashes, best first
     "How good the answers to one question are."
     grades = [judged.get(text, 0) for text in found[:k]]
     ideal = sorted((grade for grade in judged.values() if grade > 0), reverse=True)
+    good = [rank for rank,grade in enumerate(grades, 1) if grade > 0]
     ndcg = dcg(grades) / dcg(ideal[:k])
-    first = next((rank for rank,grade in enumerate(grades, 1) if grade > 0), None)
-    recall = sum(grade > 0 for grade in grades) / len(ideal)
-    return ndcg, 1 / first if first else 0., recall
+    reciprocal = 1 / good[0] if good else 0.
+    recall = len(good) / len(ideal)
+    return ndcg, reciprocal, recall
 
 # %% ../nbs/51_evaluate.ipynb #12177ea3
 def split_lists(lists:list, # From `query_lists`
@@ -113,7 +114,9 @@ class Evaluation:
         scores:dict, # mode: float, shape (questions, 3)
         notes=() # sentence: how many questions it is true of
     ):
-        self.questions, self.scores, self.notes = questions, scores, dict(notes)
+        self.questions = questions
+        self.scores = scores
+        self.notes = dict(notes)
         self.kinds = np.array([question['kind'] for question in questions])
 
     def parts(self):
@@ -170,7 +173,8 @@ def evaluate(location, # A folder, http://HOST:PORT of a server, or a store that
         lost = check_known(asked, store, strict)
         scores, notes = ask_all(asked, store, modes, fusion, models_dir=models_dir, model=model, device=device)
     if lost: notes['A judged text is not in the collection and counts as not found'] = lost
-    if len(asked) < len(questions): notes['No text of grade 1 or 2, left out'] = len(questions) - len(asked)
+    if len(asked) < len(questions):
+        notes['No text of grade 1 or 2, left out'] = len(questions) - len(asked)
     return Evaluation(asked, scores, notes)
 
 # %% ../nbs/51_evaluate.ipynb #9e14c680
@@ -187,10 +191,17 @@ def draw_modes(ax, # Axes of matplotlib
         means = np.array([column.mean() for column in columns])
         ends = np.array([interval(column) for column in columns]).T
         at = np.arange(len(parts)) + (i - 1) * .27
-        ax.bar(at, means, .25, label=mode, yerr=np.abs(ends - means), error_kw=dict(lw=1, alpha=.6),
-               color=MODE_COLOURS[i % len(MODE_COLOURS)])
+        colour = MODE_COLOURS[i % len(MODE_COLOURS)]
+        ax.bar(at, means, .25,
+               label=mode,
+               color=colour,
+               yerr=np.abs(ends - means),
+               error_kw=dict(lw=1, alpha=.6))
     labels = [f'{kind} ({which.sum()})' for kind,which in parts]
-    ax.set(xticks=range(len(parts)), xticklabels=labels, ylim=(0, 1), ylabel=METRICS[metric])
+    ax.set(xticks=range(len(parts)),
+           xticklabels=labels,
+           ylim=(0, 1),
+           ylabel=METRICS[metric])
     ax.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
 
 # %% ../nbs/51_evaluate.ipynb #6329771b
@@ -305,5 +316,6 @@ def coderank_evaluate(location:str=None, # A folder, or http://HOST:PORT of a se
         raise InputError('Say where and what: --location FOLDER or http://HOST:PORT, and --queries FILE.jsonl.')
     ev = evaluate(location, queries, [mode], **kwargs)
     if not json: return print(ev)
-    for note,count in ev.notes.items(): print(f'{note} ({count} questions)', file=sys.stderr)
+    for note,count in ev.notes.items():
+        print(f'{note} ({count} questions)', file=sys.stderr)
     return print_json(ev.summary(mode))

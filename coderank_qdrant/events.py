@@ -64,8 +64,12 @@ def event_of(flat # A line of `metrics.jsonl`, read
             )->Event|None: # None for what is no event
     "A line as an event again."
     if not isinstance(flat, dict) or not {'event', 'time'} <= flat.keys(): return None
-    facts = {key: value for key,value in flat.items() if key not in ('event', 'time', 'worker', 'text')}
-    return Event(str(flat['event']), flat['time'], str(flat.get('worker', '')), str(flat.get('text') or ''), facts)
+    facts = dict(flat)
+    name = str(facts.pop('event'))
+    time = facts.pop('time')
+    worker = str(facts.pop('worker', ''))
+    text = str(facts.pop('text', None) or '')
+    return Event(name, time, worker, text, facts)
 
 # %% ../nbs/25_events.ipynb #21bcb4bc
 def metrics_sink(path # The file, appended to
@@ -104,18 +108,36 @@ def made_up_memory(length:int # Tokens of the longest row
     return dict(used=int((1 + 3.2*share) * GIB), reserved=int(5.2*GIB), peak=int((1 + 4.6*share) * GIB),
                 total=int(14.7*GIB))
 
+# %% ../nbs/25_events.ipynb #74b6d4e6
 def made_up_batch(i:int, # Its number, from 1
                   n:int, # Batches in all
                   names:list, # Of the workers, who take turns
                   seconds:float # That all batches take
                  )->Event:
     "A batch of the made-up run."
-    length, worker = int(512 - 400*i/n), names[i % len(names)]
+    length = int(512 - 400*i/n)
+    worker = names[i % len(names)]
     troubles = int(i >= n // 4)
-    counters = dict(cached=100, duplicates=640, truncated=0, retried=troubles, oom=troubles, quarantined=0)
-    facts = dict(model='CodeRankEmbed', device=worker, rows=30, length=length, batch_tokens=int(29.4*length),
-                 took=len(names) * .94 * seconds / n, memory=made_up_memory(length), done=100 + 1900*i//n, total=2000,
-                 new=1900*i//n, tokens=900_000*i//n, all_tokens=900_000, seconds=i*seconds/n, counters=counters)
+    counters = dict(cached=100,
+                    duplicates=640,
+                    truncated=0,
+                    retried=troubles,
+                    oom=troubles,
+                    quarantined=0)
+    facts = dict(model='CodeRankEmbed',
+                 device=worker,
+                 rows=30,
+                 length=length,
+                 batch_tokens=int(29.4*length),
+                 took=len(names) * .94 * seconds / n,
+                 memory=made_up_memory(length),
+                 done=100 + 1900*i//n,
+                 total=2000,
+                 new=1900*i//n,
+                 tokens=900_000*i//n,
+                 all_tokens=900_000,
+                 seconds=i*seconds/n,
+                 counters=counters)
     return Event('batch', 1.8e9 + 10 + i*seconds/n, worker, facts=facts)
 
 # %% ../nbs/25_events.ipynb #f5205486
@@ -135,6 +157,7 @@ def made_up_start(names:list # Of the workers
                            all_tokens=900_000))
     yield Event('phase', began + 10, facts=dict(phase='embedding'))
 
+# %% ../nbs/25_events.ipynb #4412da38
 def made_up(n:int=60, # Batches
             gpus:int=2, # Workers
             seconds:float=80, # That all batches take
@@ -170,12 +193,15 @@ def process_names(run:list # `Event`s of one run
     "What the workers of an earlier version's run are called."
     pids: dict = {}
     for event in run:
-        if event.get('pid') and event.get('device'): pids.setdefault(event['device'], {})[event['pid']] = None
+        if event.get('pid') and event.get('device'):
+            pids.setdefault(event['device'], {})[event['pid']] = None
     names = {}
     for device,seen in pids.items():
-        for i,pid in enumerate(seen, 1): names[device, pid] = f'{device} {i}' if len(seen) > 1 else device
+        for i,pid in enumerate(seen, 1):
+            names[device, pid] = f'{device} {i}' if len(seen) > 1 else device
     return names
 
+# %% ../nbs/25_events.ipynb #3f3839ba
 def with_worker(event:Event, # Perhaps of an earlier version
                 names:dict # From `process_names`
                )->Event:
@@ -185,6 +211,7 @@ def with_worker(event:Event, # Perhaps of an earlier version
     worker = names.get((device, event.get('pid')), device)
     return Event(event.name, event.time, worker, event.text, event.facts)
 
+# %% ../nbs/25_events.ipynb #d2ae1ce4
 def named_workers(run:list # `Event`s of one run
                  )->list: # The same, each with its worker
     "A run whose events say whose they are."

@@ -21,6 +21,7 @@ def blob_hash(file:Path # A file of a model
     named = blob.parent.name == 'blobs' and len(blob.name) == 64
     return blob.name if named else ''
 
+# %% ../nbs/11_fingerprint.ipynb #8d8679d2
 def content_hash(path:Path # A file of a model
                 )->str: # sha256, 64 hexadecimal digits
     "The hash of a file's bytes."
@@ -37,25 +38,34 @@ def memory_key(file:Path)->str: # Path, size and time of the last change
     stat = file.stat()
     return f'{file.resolve()} {stat.st_size} {stat.st_mtime_ns}'
 
+# %% ../nbs/11_fingerprint.ipynb #1613496b
 def remembered_hashes(files:list # Of `Path`
                      )->dict: # file: sha256
     "Hashes of large files, computed once a machine."
     if not files: return {}
-    keys, known = {file: memory_key(file) for file in files}, recall('hashes.json')
+    keys = {file: memory_key(file) for file in files}
+    known = recall('hashes.json')
     new = {key: content_hash(file) for file,key in keys.items() if key not in known}
     if new: remember('hashes.json', new)
     return {file: {**known, **new}[key] for file,key in keys.items()}
 
+# %% ../nbs/11_fingerprint.ipynb #9e6dc2a5
 def file_hashes(folder:Path, # A model's folder
                 large:int=LARGE # Bytes above which a file's hash is remembered
                )->dict: # relative path: sha256, of every file that shapes a vector
     "Hashes of weights, tokenizer and configuration."
     files = sorted(file for file in Path(folder).rglob('*') if file.is_file() and file.suffix in SHAPING)
-    kept = remembered_hashes([file for file in files if file.stat().st_size > large and not blob_hash(file)])
-    hashes = {file.relative_to(folder).as_posix(): kept.get(file) or content_hash(file) for file in files}
+    big = [file for file in files if file.stat().st_size > large and not blob_hash(file)]
+    kept = remembered_hashes(big)
+    hashes = {}
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        hashes[name] = kept.get(file) or content_hash(file)
     facts = LATER.get(Path(folder))  # the hub knows the hashes of what is still to be fetched
     listed = facts.files if facts else {}
-    return hashes | {name: sha for name,(_,sha) in listed.items() if name.endswith('.safetensors')}
+    for name,(_,sha) in listed.items():
+        if name.endswith('.safetensors'): hashes[name] = sha
+    return hashes
 
 # %% ../nbs/11_fingerprint.ipynb #9fbf3819
 SPACES = dict(int8='int8 rows') # what a precision stands for, where its name once stood for something else
@@ -66,8 +76,13 @@ def fingerprint(card:ModelCard, # The model's card
                 long:str='window' # Policy for long texts
                )->str: # 64 hexadecimal digits
     "The name of a vector space: all that changes a vector, hashed."
-    parts = dict(files=file_hashes(folder), max_length=card.max_length, long=long, pooling=card.pooling,
-                 document_prompt=card.document_prompt, normalised=True, precision=SPACES.get(precision, precision),
+    parts = dict(files=file_hashes(folder),
+                 max_length=card.max_length,
+                 long=long,
+                 pooling=card.pooling,
+                 document_prompt=card.document_prompt,
+                 normalised=True,
+                 precision=SPACES.get(precision, precision),
                  format=1)
     if card.keep: parts['keep'] = card.keep
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

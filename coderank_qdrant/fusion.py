@@ -39,14 +39,16 @@ def fuse_ranks(rankings:dict, # vector name: {text hash: score}, best first
     "Reciprocal rank fusion."
     total: dict = {}
     for ranking in rankings.values():
-        for rank,text in enumerate(ranking, 1): total[text] = total.get(text, 0) + 1 / (k + rank)
+        for rank,text in enumerate(ranking, 1):
+            total[text] = total.get(text, 0) + 1 / (k + rank)
     return best_first(total)
 
 # %% ../nbs/46_fusion.ipynb #7420fdca
 def stretched(scores:dict # text hash: score
              )->dict: # text hash: score between 0 and 1
     "Min-max scaled scores; where all are the same, each is 1."
-    low, high = min(scores.values()), max(scores.values())
+    low = min(scores.values())
+    high = max(scores.values())
     if high == low: return dict.fromkeys(scores, 1.)
     width = high - low
     return {text: (score - low) / width for text,score in scores.items()}
@@ -71,7 +73,8 @@ def best_dense(rankings:dict # vector name: {text hash: score}; 'bm25' has the w
     dense: dict = {}
     for name,ranking in rankings.items():
         if name == 'bm25' or not ranking: continue
-        for text,score in stretched(ranking).items(): dense[text] = max(score, dense.get(text, 0))
+        for text,score in stretched(ranking).items():
+            dense[text] = max(score, dense.get(text, 0))
     return dense
 
 # %% ../nbs/46_fusion.ipynb #31fb0658
@@ -81,9 +84,11 @@ def fuse_scores(rankings:dict, # vector name: {text hash: score}, best first; 'b
                 share:float=None # How much vectors count; `dense_share` of the words by default
                )->dict: # text hash: score, best first; at most 1
     "A weighted sum of scores: vectors on a scale of their list, words as a part of the best."
-    dense, words = best_dense(rankings), rankings.get('bm25', {})
+    dense = best_dense(rankings)
+    words = rankings.get('bm25', {})
     if not (dense and words): share = float(bool(dense))
-    elif share is None: share = dense_share(words, page=min(10, len(dense)))  # of fewer texts, the last
+    elif share is None:
+        share = dense_share(words, page=min(10, len(dense)))  # of fewer texts, the last
     most = max(words.values(), default=1)
     total = {}
     for text in {**dense, **words}:
@@ -97,7 +102,8 @@ def enough_texts(points:list, # (id, score, text hash), best first
     "Whether a list reaches beyond the texts that are wanted, and beyond their last score."
     scores = list(distinct_texts(points).values())
     if len(scores) <= most: return False
-    last_wanted, last_seen = scores[most-1], points[-1][1]
+    last_wanted = scores[most-1]
+    last_seen = points[-1][1]
     return last_wanted - last_seen > TIES * abs(last_wanted)
 
 # %% ../nbs/46_fusion.ipynb #d05c12a3

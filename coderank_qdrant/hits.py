@@ -112,7 +112,8 @@ def marked(text:str, # A hit's text
            mark=Mark # Called with each of the question's words
           )->list: # Pieces of the text, as they stand, and what `mark` made of the words between
     "A stretch of a text, with the question's words marked."
-    pieces, at = ['... '] if start else [], start
+    pieces = ['... '] if start else []
+    at = start
     for first,last,_ in spans:
         if first < at or last > end: continue
         pieces += [text[at:first], mark(text[first:last])]
@@ -127,10 +128,12 @@ def hit_title(hit:AttrDict # From `fetch_hits`
     "What a hit is called: its document's title, or its path."
     return str(hit.metadata.get('title') or hit.metadata.get('source', ''))
 
+# %% ../nbs/47_hits.ipynb #26f289bb
 def hit_facts(hit:AttrDict # From `fetch_hits`
              )->str: # Source, content type, score and copies
     "What is said of a hit below its title."
-    source, content_type = hit.metadata.get('source', ''), hit.metadata.get('content_type', '')
+    source = hit.metadata.get('source', '')
+    content_type = hit.metadata.get('content_type', '')
     more = f', and {len(hit.duplicates)} more copies' if hit.duplicates else ''
     return f'{source} \u00b7 {content_type} \u00b7 {hit.score:.4f}{more}'
 
@@ -178,13 +181,15 @@ class Hits(list):
 
     def lines(self, mark=str): # mark: called with each of the question's words
         "Plain text, for a terminal."
-        for number,hit in enumerate(self, 1): yield from hit_lines(number, hit, self.query, self.about, mark)
+        for number,hit in enumerate(self, 1):
+            yield from hit_lines(number, hit, self.query, self.about, mark)
 
     def __str__(self): return '\n'.join([*self.lines(), *self.notes]) or 'Nothing was found.'
 
     def _repr_html_(self):
         shown = [P(Em(note)) for note in self.notes]
-        for number,hit in enumerate(self, 1): shown.append(hit_html(number, hit, self.query, self.about))
+        for number,hit in enumerate(self, 1):
+            shown.append(hit_html(number, hit, self.query, self.about))
         if not self: shown.append(P('Nothing was found.'))
         page = Div(*shown, cls='coderank-hits')
         return to_xml(page, indent=False)

@@ -25,11 +25,13 @@ def hub_cache()->Path: # `HF_HUB_CACHE`, or `hub` in `HF_HOME`
     from huggingface_hub import constants
     return Path(constants.HF_HUB_CACHE)
 
+# %% ../nbs/05_hub.ipynb #d77469d9
 def repo_folder(hub_id:str # `owner/name`
                )->Path:
     "A model's folder in the cache."
     return hub_cache()/f'models--{hub_id.replace("/", "--")}'
 
+# %% ../nbs/05_hub.ipynb #c3c5842d
 def file_size(file:Path # Perhaps not there
              )->int: # Bytes
     "How large a file is, or what there is of it."
@@ -73,6 +75,7 @@ class HubFacts:
         "How much is still to be fetched."
         return self.total - self.done
 
+# %% ../nbs/05_hub.ipynb #3aee247b
 def bytes_here(facts:HubFacts, # Of the model
                name:str # One of its files
               )->int: # Bytes
@@ -87,6 +90,7 @@ def status_of(error:Exception # Raised by the hub's client
     "What the hub answered."
     return getattr(getattr(error, 'response', None), 'status_code', None)
 
+# %% ../nbs/05_hub.ipynb #4bb0893e
 def hub_reason(error:Exception # Raised by the hub's client
               )->str: # One line
     "Why the hub's client failed, in its own words."
@@ -96,7 +100,8 @@ def hub_reason(error:Exception # Raised by the hub's client
     if status is None: return f'{type(error).__name__}: {lines[0]}'
     said = ' '.join(lines).rstrip('.')
     if str(status) not in said: said = f'{status}: {said}'
-    if status in (401, 403): said += '. If it is private or gated, ask for access on its page and set HF_TOKEN'
+    if status in (401, 403):
+        said += '. If it is private or gated, ask for access on its page and set HF_TOKEN'
     return said
 
 # %% ../nbs/05_hub.ipynb #a8fa90db
@@ -110,10 +115,12 @@ def passes(error:Exception # Raised by the hub's client
     if isinstance(error, (ConnectionError, TimeoutError)): return True
     return type(error).__module__.startswith('httpx') or (isinstance(error, OSError) and error.errno is None)
 
+# %% ../nbs/05_hub.ipynb #30809b35
 def no_progress()->int:
     "For what cannot be done in part."
     return 0
 
+# %% ../nbs/05_hub.ipynb #befd9514
 def patiently(ask:Callable, # Called without arguments
               grows:Callable=no_progress, # A number that rises while there is progress
               again:Callable=passes, # Is this error worth another try?
@@ -138,6 +145,7 @@ def answered(error:Exception # Raised by the hub's client
     "Whether the hub was reached, and may do better next time."
     return status_of(error) is not None and passes(error)
 
+# %% ../nbs/05_hub.ipynb #1913b8fb
 def asked_model(hub_id:str # `owner/name`
                ): # huggingface_hub's account of it; raises `InputError` with the reason
     "Ask the hub about a model."
@@ -147,6 +155,7 @@ def asked_model(hub_id:str # `owner/name`
     except Exception as e:  # the client raises many kinds, for the network, for access, for a name that is not there
         raise InputError(f'{hub_id} cannot be fetched ({hub_reason(e)})') from None
 
+# %% ../nbs/05_hub.ipynb #c5a8dacc
 def hub_facts(hub_id:str # `owner/name`
              )->HubFacts: # Raises `InputError` with the reason where the hub does not answer
     "Ask the hub which files a model has, how large they are, and what their hashes are."
@@ -155,9 +164,11 @@ def hub_facts(hub_id:str # `owner/name`
     wanted = set(filter_repo_objects([file.rfilename for file in info.siblings], allow_patterns=list(HUB_FILES)))
     sizes, blobs = {}, {}
     for file in info.siblings:
-        name, sha = file.rfilename, file.lfs.sha256 if file.lfs else None
+        name = file.rfilename
+        sha = file.lfs.sha256 if file.lfs else None
         if name not in wanted: continue
-        sizes[name], blobs[name] = (file.size, sha), sha or file.blob_id
+        sizes[name] = (file.size, sha)
+        blobs[name] = sha or file.blob_id
     formats = dict(info.safetensors.parameters) if info.safetensors else {}
     return HubFacts(hub_id, info.sha, sizes, blobs, formats)
 
@@ -172,6 +183,7 @@ def has_room(missing:int, # Bytes to fetch
     if free is None: free = free_bytes(hub_cache())
     return missing + SPARE <= free
 
+# %% ../nbs/05_hub.ipynb #a1ce46d0
 def check_room(facts:HubFacts # Of the model to be fetched
               ): # Raises `InputError` with both numbers and what to do
     "See that a download fits on the disk of the hub cache."

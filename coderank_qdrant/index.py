@@ -42,6 +42,7 @@ def _summary_file(out):
     names = ', '.join(file.name for file in found)
     raise InputError(f'{out} holds {len(found)} runs: {names}. Keep each in a folder of its own.')
 
+# %% ../nbs/44_index.ipynb #181e46c9
 def run_files(out, # Output folder of a finished run, or a `Run`
              )->tuple: # Summary; JSONL file; cache file or None; raises `InputError`
     "Find what `embed_corpus` wrote."
@@ -51,7 +52,8 @@ def run_files(out, # Output folder of a finished run, or a `Run`
     except orjson.JSONDecodeError as error:
         raise InputError(f'{file} is not JSON ({error}). Run coderank_embed again.') from None
     jsonl = out/f'{file.name.removesuffix(SUMMARY)}_embeddings.jsonl'
-    if not jsonl.is_file(): raise InputError(f'{jsonl} is missing. Run coderank_embed again; it writes the file anew.')
+    if not jsonl.is_file():
+        raise InputError(f'{jsonl} is missing. Run coderank_embed again; it writes the file anew.')
     cache = out/'vectors.sqlite'
     return summary, jsonl, cache if cache.is_file() else None
 
@@ -75,6 +77,7 @@ def _read_only(path):
     cache._ids = dict(cache.db.execute('select fingerprint, id from models'))
     return cache
 
+# %% ../nbs/44_index.ipynb #2d4f0a95
 @contextmanager
 def reading(path # A `vectors.sqlite`, or None
            ): # Yields a `VectorCache`, or None
@@ -123,8 +126,12 @@ def describe_run(summary:dict, # Of the run
     one_of('--navigation', navigation, NAVIGATION)
     one_of('--tokenizer', tokenizer, WORD_TOKENIZERS)
     bm25 = dict(tokenizer=tokenizer, average=256, titles=titles)
-    return dict(format=FORMAT_OF_COLLECTION, collection=summary['collection'], models=models,
-                navigation=navigation, bm25=bm25, quantization='int8' if quantize else None)
+    return dict(format=FORMAT_OF_COLLECTION,
+                collection=summary['collection'],
+                models=models,
+                navigation=navigation,
+                bm25=bm25,
+                quantization='int8' if quantize else None)
 
 # %% ../nbs/44_index.ipynb #6b5fe497
 def _why_not_model(name, there, wanted):
@@ -137,6 +144,7 @@ def _why_not_model(name, there, wanted):
         return f'it has room for one window of {name} a text, and the run has texts of several'
     return ''
 
+# %% ../nbs/44_index.ipynb #9c8504ba
 def why_not_same(there:dict, # The description of a collection
                  wanted:dict # The description of a run
                 )->str: # One reason, or '' if the run belongs there
@@ -146,7 +154,8 @@ def why_not_same(there:dict, # The description of a collection
     if there['collection'] != wanted['collection']:
         return f'it holds {there["collection"]}, and this run is {wanted["collection"]}'
     for name,model in wanted['models'].items():
-        if name not in there['models']: return f'it has vectors of {", ".join(there["models"])} and none of {name}'
+        if name not in there['models']:
+            return f'it has vectors of {", ".join(there["models"])} and none of {name}'
         why = _why_not_model(name, there['models'][name], model)
         if why: return why
     for key in 'navigation', 'bm25', 'quantization':
@@ -160,7 +169,8 @@ def make_point(line:dict, # A line of the JSONL
                windows=None # Its vectors, shape (windows, dim); None takes the line's own
               )->dict: # id; name of the model; its vector, or a list of windows; words; payload
     "A chunk as Qdrant gets it, for either kind of store."
-    text, metadata = line['text'], line['metadata']
+    text = line['text']
+    metadata = line['metadata']
     name = metadata['model']
     if windows is None: windows = [line['embedding']]
     vectors = np.asarray(windows, np.float32).tolist()
@@ -170,7 +180,11 @@ def make_point(line:dict, # A line of the JSONL
     bm25 = bm25_model(settings['tokenizer'], settings['average'])
     words = text_words(bm25, f'{title}\n{text}')
     payload = {**metadata, 'link_share': round(link_share(text), 4), 'text': text, 'chunk_id': line['id']}
-    return dict(id=point_id(line['id']), name=name, vector=vector, words=words, payload=payload)
+    return dict(id=point_id(line['id']),
+                name=name,
+                vector=vector,
+                words=words,
+                payload=payload)
 
 # %% ../nbs/44_index.ipynb #40b6d9f5
 def cached_windows(lines, # Lines of the JSONL
@@ -180,7 +194,8 @@ def cached_windows(lines, # Lines of the JSONL
     "All windows of some texts, as far as the cache has them."
     if cache is None: return {}
     wanted = defaultdict(list)
-    for line in lines: wanted[line['metadata']['model']].append(line['metadata']['text_hash'])
+    for line in lines:
+        wanted[line['metadata']['model']].append(line['metadata']['text_hash'])
     found = {}
     for name,hashes in wanted.items():
         vectors = get_vectors(cache, about['models'][name]['fingerprint'], hashes)
@@ -263,7 +278,8 @@ def run_slices(jsonl, # The JSONL of a run
                batch:int=128 # Lines a slice
               ): # Yields lists of points
     "The points of a run, some at a time."
-    for lines in chunked(read_lines(jsonl), batch): yield list(make_points(lines, about, cache))
+    for lines in chunked(read_lines(jsonl), batch):
+        yield list(make_points(lines, about, cache))
 
 # %% ../nbs/44_index.ipynb #5cf20e9b
 def fill_store(store, # A store that is open
@@ -309,8 +325,10 @@ def said(report:dict, # Of `index_run`
     text += f'{report["written"]} written, {report["unchanged"]} there already'
     if report['omitted']: text += f', {report["omitted"]} chunks left out as navigation'
     if report['pruned']: text += f', {report["pruned"]} points removed whose chunks left the corpus'
-    if report['stale']: text += f', {report["stale"]} points of chunks that left the corpus (--prune removes them)'
-    if not cached: text += '. There was no vectors.sqlite: a text of several windows is found by their mean'
+    if report['stale']:
+        text += f', {report["stale"]} points of chunks that left the corpus (--prune removes them)'
+    if not cached:
+        text += '. There was no vectors.sqlite: a text of several windows is found by their mean'
     return f'{text}, in {report["seconds"]:.1f} s'
 
 # %% ../nbs/44_index.ipynb #c1d60f4e
@@ -349,7 +367,8 @@ def index_run(out, # Output folder of a finished run, or a `Run`
               workers:int=2 # Requests on the way at once, to a server
              )->dict: # What was done; raises `InputError`
     "Put a finished run into Qdrant, or bring a collection up to date with it."
-    if not 1 <= batch <= 10_000: raise InputError(f'--batch {batch}: between 1 and 10000, best between 64 and 256.')
+    if not 1 <= batch <= 10_000:
+        raise InputError(f'--batch {batch}: between 1 and 10000, best between 64 and 256.')
     started = time.time()
     summary, jsonl, cache_file = run_files(out)
     models = survey_run(summary, jsonl, cache_file is not None)
@@ -362,8 +381,12 @@ def index_run(out, # Output folder of a finished run, or a `Run`
             slices = run_slices(jsonl, about, cache, batch)
             ids, written = fill_store(store, slices, events, batch, total, workers)
             pruned, stale = settle_store(store, ids, prune)
-            report = dict(points=store.count(), written=written, unchanged=len(ids) - written,
-                          omitted=total - len(ids), pruned=pruned, stale=stale)
+            report = dict(points=store.count(),
+                          written=written,
+                          unchanged=len(ids) - written,
+                          omitted=total - len(ids),
+                          pruned=pruned,
+                          stale=stale)
     report |= dict(location=str(location), collection=about['collection'], models=list(about['models']),
                    seconds=round(time.time() - started, 2))
     events('end', state='Done', text=said(report, cache_file is not None))

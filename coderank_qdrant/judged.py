@@ -54,7 +54,8 @@ def read_queries(path # A JSONL file of questions
         at = f'{path}, line {number}'
         try: question = check_question(orjson.loads(line), at)
         except orjson.JSONDecodeError as e: raise InputError(f'{at} is not JSON ({e}).') from None
-        if question['qid'] in found: raise InputError(f'{at}: there is a question {question["qid"]} already.')
+        if question['qid'] in found:
+            raise InputError(f'{at}: there is a question {question["qid"]} already.')
         found[question['qid']] = question
     if not found: raise InputError(f'{path} has no question in it.')
     return list(found.values())
@@ -105,6 +106,7 @@ def count_words(text:str)->int: # Runs of letters and digits
     "How many words a phrase has."
     return len(re.findall(r'\w+', text))
 
+# %% ../nbs/50_judged.ipynb #be1cce3c
 def headings(text:str # Markdown
             )->list: # Headings of three to twelve words, without markup
     "What the parts of a text are called."
@@ -152,6 +154,7 @@ def shuffled(items:list, # In any order
     "Items in a random order."
     return [items[i] for i in rng.permutation(len(items))]
 
+# %% ../nbs/50_judged.ipynb #85f080bc
 def next_texts(lines:dict # text hash: line of the JSONL
               )->dict: # text hash: the text that follows it in its document
     "What comes after each text."
@@ -227,7 +230,8 @@ def make_queries(out, # Output folder of a finished run, or a `Run`
                  seed:int=0 # Of the choice among them
                 )->list: # Questions; raises `InputError` where the corpus has nothing to ask
     "Questions out of a corpus: topics and known items."
-    lines, questions = asked_lines(out), []
+    lines = asked_lines(out)
+    questions = []
     for kind in KINDS:
         rng = np.random.default_rng(seed)
         items = topics(lines, rng) if kind == 'topic' else known_items(lines, kind, rng)

@@ -39,6 +39,7 @@ def check_attached(name:str, # A key of `EXAMPLES`
         if len(ref.split('/')) == parts: continue
         raise InputError(f'--{name} {ref}: {parts} parts with slashes between are needed, as in {EXAMPLES[name]}.')
 
+# %% ../nbs/53_kaggle.ipynb #2d9411ba
 def kernel_metadata(owner:str, # Kaggle user name
                     title:str, # Of the notebook, 5 to 50 characters
                     internet:bool, # May the session use it?
@@ -51,10 +52,19 @@ def kernel_metadata(owner:str, # Kaggle user name
         raise InputError(f'--title {title!r} has {len(title)} characters. Kaggle wants 5 to 50.')
     attached = dict(datasets=list(datasets), models=list(models), kernels=list(kernels))
     for name,refs in attached.items(): check_attached(name, refs)
-    return dict(id=f'{owner}/{slug(title)}', title=title, code_file='kaggle.ipynb', language='python',
-                kernel_type='notebook', is_private=True, enable_gpu=True, enable_internet=internet,
-                machine_shape='NvidiaTeslaT4', dataset_sources=attached['datasets'], competition_sources=[],
-                kernel_sources=attached['kernels'], model_sources=attached['models'])
+    return dict(id=f'{owner}/{slug(title)}',
+                title=title,
+                code_file='kaggle.ipynb',
+                language='python',
+                kernel_type='notebook',
+                is_private=True,
+                enable_gpu=True,
+                enable_internet=internet,
+                machine_shape='NvidiaTeslaT4',
+                dataset_sources=attached['datasets'],
+                competition_sources=[],
+                kernel_sources=attached['kernels'],
+                model_sources=attached['models'])
 
 # %% ../nbs/53_kaggle.ipynb #ac90c29c
 PACKAGE = Path(coderank_qdrant.__file__).resolve().parent
@@ -96,12 +106,14 @@ def payload(name:str, # File name of the wheel
     head = f"{PAYLOAD}WHEEL_NAME = '{name}'\nWHEEL_HASH = '{digest}'\nWHEEL = \"\"\""
     return '\n'.join([head, *lines, '"""'])
 
+# %% ../nbs/53_kaggle.ipynb #ec4985ed
 def carry_wheel(nb:dict, # A notebook as JSON
                 wheel # Path of the wheel; None takes out what is in it
                )->dict: # The same notebook
     "Write a wheel into the notebook."
     source = payload(Path(wheel).name, Path(wheel).read_bytes()) if wheel else payload('', b'')
-    for cell in filter(is_payload, nb['cells']): cell['source'] = source.splitlines(True)
+    for cell in filter(is_payload, nb['cells']):
+        cell['source'] = source.splitlines(True)
     return nb
 
 # %% ../nbs/53_kaggle.ipynb #a815c817
@@ -115,11 +127,13 @@ def constants_of(source:str # Python that is nothing but `NAME = 'text'`
             if isinstance(target, ast.Name): found[target.id] = node.value.value
     return found
 
+# %% ../nbs/53_kaggle.ipynb #fae5901e
 def carried_wheel(nb:dict # A notebook as JSON
                  )->tuple: # Its file name, its bytes
     "Read the wheel out of the notebook; raises `InputError` where it is not what its hash says."
     found: dict = {}
-    for cell in filter(is_payload, nb['cells']): found = constants_of(''.join(cell['source']))
+    for cell in filter(is_payload, nb['cells']):
+        found = constants_of(''.join(cell['source']))
     data = base64.b64decode(found.get('WHEEL', ''))
     if hashlib.sha256(data).hexdigest() != found.get('WHEEL_HASH'):
         raise InputError('The wheel in the notebook is damaged.')
@@ -145,12 +159,14 @@ def applies(requirement:Requirement, # Of a package
     marker = requirement.marker
     return marker is None or any(marker.evaluate({'extra': extra}) for extra in ('', *extras))
 
+# %% ../nbs/53_kaggle.ipynb #03713f37
 def needs_of(resolved:list # pip's report: a dict with `metadata` for each package
             )->dict: # package: list of (who asks, `Requirement`)
     "Who asks for what."
     asked: dict = {}
     for item in resolved:
-        extras, who = item.get('requested_extras', []), item['metadata']['name']
+        extras = item.get('requested_extras', [])
+        who = item['metadata']['name']
         for requirement in map(Requirement, item['metadata'].get('requires_dist', [])):
             if not applies(requirement, extras): continue
             asked.setdefault(canonical(requirement.name), []).append((who, requirement))
@@ -164,13 +180,15 @@ def refusals(needs:list, # Of (who asks, `Requirement`)
     if not version: return []
     return [f'{who} ({need.specifier})' for who,need in needs if not need.specifier.contains(version, prereleases=True)]
 
+# %% ../nbs/53_kaggle.ipynb #55e49ea4
 def split_resolved(resolved:list, # pip's report
                    preinstalled:dict=PREINSTALLED # package: version that Kaggle has
                   )->tuple: # {package: version} to bring, rows (package, Kaggle's, ours, who asks for it)
     "What must be brought, and what of it replaces something of Kaggle's."
     asked, bring, upgrades = needs_of(resolved), {}, []
     for item in resolved:
-        name, version = canonical(item['metadata']['name']), item['metadata']['version']
+        name = canonical(item['metadata']['name'])
+        version = item['metadata']['version']
         has = preinstalled.get(name)
         refused = refusals(asked.get(name, []), has)
         if NEVER.match(name) or (has and not refused): continue
@@ -186,6 +204,7 @@ def last_line(text:str, otherwise:str='no reason given')->str:
     "What a program said last."
     return (text.strip().splitlines() or [otherwise])[-1]
 
+# %% ../nbs/53_kaggle.ipynb #547492ae
 def pip(*args # For pip
        )->str: # Its output; raises `InputError` with the last line of its complaint
     "Run this environment's pip."
@@ -194,6 +213,7 @@ def pip(*args # For pip
     if done.returncode: raise InputError(f'pip {args[0]} failed: {last_line(done.stderr)}')
     return done.stdout
 
+# %% ../nbs/53_kaggle.ipynb #4e5bbe89
 def for_python(version:str # Such as '3.12'
               )->list: # Arguments for pip
     "For another Python and another platform than the one at hand."
@@ -208,6 +228,7 @@ def is_packaged(file:md.PackagePath # A file of an installation
     "Whether a file came with the wheel."
     return file.suffix != '.pyc' and file.parts[0] != '..' and file.name not in LEFT_OUT
 
+# %% ../nbs/53_kaggle.ipynb #774f2022
 def installed_wheel(folder # Where it goes
                    )->Path: # The wheel; raises `InputError` where the installation has no list of its files
     "The wheel this package was installed from, made again out of its files."
@@ -236,7 +257,8 @@ def resolve(wheel, # This package's wheel
            )->list: # pip's report
     "All that the wheel needs on Kaggle, with Kaggle's own versions wherever they will do."
     with tempfile.TemporaryDirectory() as folder:
-        report, target = Path(folder)/'report.json', Path(folder)/'target'
+        report = Path(folder)/'report.json'
+        target = Path(folder)/'target'
         pip('install', '--dry-run', '--ignore-installed', '-q', '--report', report, '--target', target,
             *for_python(python), f'{wheel}[{EXTRAS}]')
         return json.loads(report.read_text())['install']
@@ -272,6 +294,7 @@ def empty_house(house:Path # Where the wheels go
     shutil.rmtree(house, ignore_errors=True)
     house.mkdir(parents=True)
 
+# %% ../nbs/53_kaggle.ipynb #6920ef20
 def fill_house(house:Path, # An empty folder
                wheels:bool, # All wheels, or this package's alone?
                python:str # Version of Python on Kaggle
@@ -288,6 +311,7 @@ def replaced_words(upgrades:list # From `make_wheelhouse`
     each = [f'{name} {old} by {new}, for {who}' for name,old,new,who in upgrades]
     return f'Replaces on Kaggle: {"; ".join(each) or "nothing"}.'
 
+# %% ../nbs/53_kaggle.ipynb #8ad43d55
 def pushed_words(folder:Path, name:str, wheels:bool, upgrades:list)->Iterator[str]:
     "What was made, and what to do with it."
     house = folder/'wheels'
@@ -315,7 +339,8 @@ def coderank_kaggle(dir:str, # Folder to make, for `kaggle kernels push -p DIR`
                     python:str='3.12' # Python on Kaggle, for which wheels are chosen
                    ):
     "Make a folder for `kaggle kernels push`: the notebook, its settings (two T4s), and the package as a data set."
-    folder, name = Path(dir), owner or os.environ.get('KAGGLE_USERNAME') or NOBODY
+    folder = Path(dir)
+    name = owner or os.environ.get('KAGGLE_USERNAME') or NOBODY
     house = folder/'wheels'
     own = [ref if '/' in ref else f'{name}/{slug(ref)}' for ref in listed(corpus)]
     datasets = [*own, f'{name}/{slug(HOUSE)}']
@@ -326,4 +351,5 @@ def coderank_kaggle(dir:str, # Folder to make, for `kaggle kernels push -p DIR`
     write_json(house/'dataset-metadata.json', dataset_metadata(name, HOUSE))
     write_json(folder/'kernel-metadata.json', settings)
     write_json(folder/'kaggle.ipynb', carry_wheel(notebook_source(), wheel))
-    for line in pushed_words(folder, name, wheels, upgrades): print(line, file=sys.stderr)
+    for line in pushed_words(folder, name, wheels, upgrades):
+        print(line, file=sys.stderr)

@@ -28,10 +28,12 @@ def translated(config:dict # A model's config.json
               )->dict: # Settings to add in the native class's words; raises `InputError` for what it cannot do
     "What an old nomic_bert configuration says, as the native class calls it."
     if config.get('model_type') != 'nomic_bert': return {}
-    odd = {key: config[key] for key,value in NATIVE.items() if config.get(key, value) != value}
-    if odd: raise InputError(f'its configuration asks for {odd}, which the native nomic_bert class does not do')
+    def differs(key, value): return config.get(key, value) != value
+    odd = {key: config[key] for key,value in NATIVE.items() if differs(key, value)}
+    if odd:
+        raise InputError(f'its configuration asks for {odd}, which the native nomic_bert class does not do')
     new = {native: config[old] for old,native in LEGACY.items() if config.get(old) is not None}
-    clash = {key: (config[key], value) for key,value in new.items() if config.get(key, value) != value}
+    clash = {key: (config[key], value) for key,value in new.items() if differs(key, value)}
     if clash: raise InputError(f'its configuration contradicts itself: {clash}')
     base = config.get('rotary_emb_base')
     if base is not None: new['rope_parameters'] = dict(rope_type='default', rope_theta=float(base))
@@ -63,7 +65,8 @@ class Int8Linear(nn.Module):
         dtype:torch.dtype=torch.int8 # Of the weights for now; transformers reads them in it
     ):
         super().__init__()
-        shape, device = like.weight.shape, like.weight.device
+        shape = like.weight.shape
+        device = like.weight.device
         weight = torch.empty(shape, dtype=dtype, device=device)
         scale = torch.empty(shape[0], dtype=torch.float32, device=device)
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -86,6 +89,7 @@ def swap_linear(body:nn.Module, # A transformer without weights yet
         dtype = module.weight.dtype if read else torch.int8
         body.set_submodule(name, Int8Linear(module, dtype))
 
+# %% ../nbs/13_loading.ipynb #d06b8785
 def table_name(body # A transformers model
               )->str: # Name of the parameter with the token embeddings
     "What the table of token embeddings is called."
@@ -109,6 +113,7 @@ def rows_op(): # An operation of transformers
 
     return RowsInt8()
 
+# %% ../nbs/13_loading.ipynb #c01572c0
 def lean_quantizer(int8:bool, table:bool): # A class of transformers
     "A quantizer that takes less room: see `lean`."
     from transformers.quantizers import HfQuantizer
@@ -143,6 +148,7 @@ def lean(int8:bool, # Keep the linear layers' weights in 8 bits?
     AUTO_QUANTIZATION_CONFIG_MAPPING[LEAN] = QuantizationConfigMixin
     return QuantizationConfigMixin(quant_method=LEAN)  # type: ignore[arg-type] # any name that is mapped will do
 
+# %% ../nbs/13_loading.ipynb #a9c09cdf
 def read_table(folder:Path, # A model's folder
                name:str # From `table_name`
               )->torch.Tensor: # Shape (tokens, hidden), as the file has it, its pages shared with other processes
@@ -162,14 +168,18 @@ def some_names(names:list, most:int=3)->str:
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
 
+# %% ../nbs/13_loading.ipynb #3e0b1ff8
 def unaccounted(info:dict, # From `from_pretrained(output_loading_info=True)`
                 known:tuple=UNUSED # Parts of names that may be missing or left over
                )->str: # What is wrong, or ''
     "Weights that the file lacks, has in another shape, or has too many."
     def odd(names): return sorted(name for name in names if not any(part in name for part in known))
     shapes = [name[0] if isinstance(name, tuple) else name for name in info['mismatched_keys']]
-    faults = dict(missing=odd(info['missing_keys']), unexpected=odd(info['unexpected_keys']), mismatched=shapes)
-    return '; '.join(f'{kind}: {some_names(names)}' for kind,names in faults.items() if names)
+    faults = dict(missing=odd(info['missing_keys']),
+                  unexpected=odd(info['unexpected_keys']),
+                  mismatched=shapes)
+    said = [f'{kind}: {some_names(names)}' for kind,names in faults.items() if names]
+    return '; '.join(said)
 
 # %% ../nbs/13_loading.ipynb #01dcc55b
 OOM = torch.cuda.OutOfMemoryError, MemoryError
@@ -178,12 +188,14 @@ OOM_WORDS = 'out of memory', "can't allocate memory", 'alloc_failed'
 class NoRoom(InputError):
     "Memory was too short for a model where it was put; another way of putting it may do."
 
+# %% ../nbs/13_loading.ipynb #1d0f749d
 def is_oom(error:BaseException # What a load or a batch raised
           )->bool:
     "Whether an error means that memory was short."
     said = str(error).lower()
     return isinstance(error, OOM) or any(words in said for words in OOM_WORDS)
 
+# %% ../nbs/13_loading.ipynb #9dba5b5f
 def short_oom(error:BaseException # One of which `is_oom` is true
              )->str: # Without the account of the whole card that follows
     "What an error says of the memory it wanted."
@@ -199,6 +211,7 @@ def load_options(device:str # 'cpu', 'cuda:N', or several of these with '+' betw
         return dict(device_map='balanced', max_memory=room)
     return dict(device_map={'': device}) if device != 'cpu' and find_spec('accelerate') else {}
 
+# %% ../nbs/13_loading.ipynb #6e806028
 def left_out(model # A transformers model
             )->str: # The first part that found no room on a device, or ''
     "What accelerate put somewhere else."

@@ -20,6 +20,7 @@ def meminfo()->dict: # Such as MemTotal and MemAvailable, in bytes; empty where 
     fields = [line.split() for line in lines]
     return {name.rstrip(':'): int(kib) * 1024 for name,kib,*_ in fields if kib.isdigit()}
 
+# %% ../nbs/02_machine.ipynb #6eb6b86d
 def host_memory()->dict: # used and total, in bytes; empty where the system does not tell
     "Memory of the machine."
     known = meminfo()
@@ -27,6 +28,7 @@ def host_memory()->dict: # used and total, in bytes; empty where the system does
     available = known.get('MemAvailable', known['MemFree'])
     return dict(used=known['MemTotal'] - available, total=known['MemTotal'])
 
+# %% ../nbs/02_machine.ipynb #6ed98c3d
 def host_free()->int: # Bytes; a terabyte where the system does not tell
     "Available memory of the machine."
     return meminfo().get('MemAvailable', 10**12)
@@ -43,6 +45,7 @@ def process_facts(pid:int # A process
     ticks = sum(map(int, times[11:13]))
     return dict(used=int(pages) * os.sysconf('SC_PAGE_SIZE'), cpu=ticks / os.sysconf('SC_CLK_TCK'))
 
+# %% ../nbs/02_machine.ipynb #ec6aaa3c
 def resident()->int: # Bytes; 0 where the system does not tell
     "Memory this process holds."
     return process_facts(os.getpid()).get('used', 0)
@@ -57,6 +60,7 @@ def nvml():
     except pynvml.NVMLError: return None
     return pynvml
 
+# %% ../nbs/02_machine.ipynb #835797e3
 def asked(question, *args):
     "The answer, or None where there is none."
     try: return question(*args)
@@ -79,6 +83,7 @@ def card_facts(library, # NVIDIA's library
                 watts=milliwatts and milliwatts / 1000,
                 celsius=celsius)
 
+# %% ../nbs/02_machine.ipynb #0c730a35
 def visible_cards(n:int, # Cards that the library knows
                   visible:str|None # As CUDA_VISIBLE_DEVICES; None for all
                  )->list: # Their numbers, in the order in which torch counts them
@@ -87,6 +92,7 @@ def visible_cards(n:int, # Cards that the library knows
     numbers = [int(part) for part in visible.split(',') if part.strip().isdigit()]
     return [number for number in numbers if number < n]
 
+# %% ../nbs/02_machine.ipynb #7b98d17d
 def gpu_facts(library=None, # NVIDIA's library, from `nvml`
               visible:str=None # As CUDA_VISIBLE_DEVICES: which cards count, in which order
              )->dict: # 'cuda:N': as `card_facts`

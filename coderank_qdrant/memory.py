@@ -91,11 +91,13 @@ def column_choices(k:int # Columns
     "Every choice of at least one column."
     return [list(chosen) for n in range(1, k+1) for chosen in combinations(range(k), n)]
 
+# %% ../nbs/16_memory.ipynb #a513c4a7
 def non_negative(A:np.ndarray, # Shape (n, k), k small
                  y:np.ndarray # Shape (n,)
                 )->np.ndarray: # Shape (k,), no number negative
     "Least squares without negative coefficients, over every choice of columns (Lawson and Hanson 1974, chapter 23)."
-    best, least = np.zeros(A.shape[1]), float((y**2).sum())
+    best = np.zeros(A.shape[1])
+    least = float((y**2).sum())
     for columns in column_choices(A.shape[1]):
         found = np.zeros(A.shape[1])
         found[columns] = np.linalg.lstsq(A[:,columns], y, rcond=None)[0]
@@ -134,7 +136,8 @@ class MemoryModel:
 def fit_memory(peaks:dict # (rows, length): bytes
               )->MemoryModel:
     "Fit the three numbers to known peaks."
-    shapes, y = np.array(list(peaks), float), np.array(list(peaks.values()), float)
+    shapes = np.array(list(peaks), float)
+    y = np.array(list(peaks.values()), float)
     rows, lengths = shapes.T
     tokens = rows * lengths
     A = np.stack([np.ones(len(shapes)), tokens, rows * lengths**2], 1)
@@ -252,7 +255,8 @@ def counted_memory(model, # A model's folder, or a key of `SHAPES`
                    longest:int=2048 # Tokens of the longest row
                   )->MemoryModel: # Of a batch, without the weights
     "What a model's batches take on a kind of card, by count."
-    body, counted = empty_body(shape_of(model), precision, capability), {}
+    body = empty_body(shape_of(model), precision, capability)
+    counted = {}
     for length in max(longest // 4, 8), longest:
         for tokens in 1024, 8192:
             rows = max(tokens // length, 1)

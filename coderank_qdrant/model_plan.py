@@ -138,8 +138,8 @@ def check_patience(model:ModelPlan, # With its work
     tokens = int(model.lengths.sum())
     days = tokens / expected_speed(model.weights, model.placement) / 86400
     if model.on_gpu or insist or days <= 1: return
-    raise InputError(f'{model.card.name} would take about {days:.0f} days on this CPU for {tokens:,} tokens. Use a GPU, '
-                     '--profile light or offline, or insist with --devices cpu.')
+    raise InputError(f'{model.card.name} would take about {days:.0f} days on this CPU for {tokens:,} tokens. '
+                     'Use a GPU, --profile light or offline, or insist with --devices cpu.')
 
 # %% ../nbs/23_model_plan.ipynb #66574e1d
 def first_budget(model:ModelPlan)->int: # Tokens a batch, or with 'static' rows a batch
@@ -150,6 +150,7 @@ def first_budget(model:ModelPlan)->int: # Tokens a batch, or with 'static' rows 
     usual = default_budget(device.id, longest)
     return min(usual, model.memory.budget(device.memory, longest)) if model.memory else usual
 
+# %% ../nbs/23_model_plan.ipynb #2b58e4d0
 def fair_budget(model:ModelPlan # With its work
                )->int: # Tokens a batch
     "The budget at which even a small run has a batch for every worker; with 'static' workers share each batch."
@@ -157,6 +158,7 @@ def fair_budget(model:ModelPlan # With its work
     share = -(-int(model.lengths.sum()) // len(model.placement.workers))
     return max(share, int(model.lengths.max()))
 
+# %% ../nbs/23_model_plan.ipynb #3971c5c6
 def use_budget(model:ModelPlan, # With its work
                budget:int # Tokens a batch, or with 'static' rows a batch
               )->ModelPlan:
@@ -183,6 +185,7 @@ def planned_card(route:Route, # Which model, from where
     elif max_length: card = replace(card, max_length=max_length)
     return with_dim(card, dim)
 
+# %% ../nbs/23_model_plan.ipynb #bbe7e3a2
 def beside_devices(devices:tuple # Of `Device`
                   )->dict: # For `place_model`; empty for devices that are here
     "What a planned-for machine has besides its devices: Kaggle's host memory, and accelerate."
@@ -201,7 +204,8 @@ def placed_plan(route:Route, # Which model, from where
                 failed_ways:dict=None # (model, kind, precision): why, of placements that were tried and failed
                )->ModelPlan: # Raises `InputError`, `DoesNotFit` among them
     "The first step: which model goes where, and what its vector space is called."
-    card, folder = planned_card(route, max_length, dim), route.folder
+    card = planned_card(route, max_length, dim)
+    folder = route.folder
     shape = folder or (card.name if card.name in SHAPES else None)
     batch = usual_batch(card.max_length, devices[0].gpu)
     placement = place_model(card.name, route.weights, devices, precision, shape, batch, failed=failed_ways,
@@ -216,7 +220,8 @@ def with_frame(model:ModelPlan, # Placed
                settings:dict # Of an earlier run, from `load_work`; empty where there was none
               )->tuple: # The plan with its special tokens, and the tokenizer, or None where it is not needed
     "The second step: what goes around each row."
-    if not model.characters and 'extra' in settings: return replace(model, extra=settings['extra']), None
+    if not model.characters and 'extra' in settings:
+        return replace(model, extra=settings['extra']), None
     tokenizer = load_tokenizer(model.folder) if model.folder else stand_in_tokenizer()[0]
     around = frame(tokenizer, model.card.document_prompt)
     return replace(model, frame=around, extra=sum(map(len, around))), tokenizer
@@ -229,6 +234,7 @@ def refuse_long(model:ModelPlan # With its work
     raise InputError(f'{len(model.too_long)} texts are longer than the {model.width} tokens {model.card.name} reads, '
                      f'the longest has {max(model.work.tokens.values())}. Use --long window or truncate.')
 
+# %% ../nbs/23_model_plan.ipynb #e94de68e
 def with_batches(model:ModelPlan, # With its work
                  saved:list, # The batches of an earlier run that are left, from `load_work`
                  settings:dict # Under which they were cut
@@ -250,7 +256,8 @@ def plan_model(route:Route, # Which model, from where
               )->ModelPlan: # Raises `InputError`, `DoesNotFit` among them
     "Plan one model's work."
     model = placed_plan(route, chunks, content_types, devices or find_devices('cpu'), **options)
-    texts, there = {chunk.metadata['text_hash']: chunk.text for chunk in chunks}, {}
+    texts = {chunk.metadata['text_hash']: chunk.text for chunk in chunks}
+    there = {}
     saved, settings = [], {}
     if cache and model.fingerprint:
         there = known_texts(cache, model.fingerprint)

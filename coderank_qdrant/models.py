@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'ASK', 'INSTRUCT', 'CARDS', 'MODELS', 'LONG_POLICIES', 'NoWeights', 'weight_places', 'find_weights',
-           'Weights', 'ModelCard', 'read_config', 'positions', 'folder_card', 'find_folder', 'find_model', 'header_of',
-           'shapes_here', 'shapes_there', 'count_weights', 'first_line', 'load_tokenizer', 'tokenize', 'token_ids',
-           'frame', 'spans', 'with_max_length', 'with_dim']
+           'Weights', 'ModelCard', 'read_config', 'positions', 'folder_card', 'registered', 'find_folder', 'find_model',
+           'header_of', 'shapes_here', 'shapes_there', 'count_weights', 'first_line', 'load_tokenizer', 'tokenize',
+           'token_ids', 'frame', 'spans', 'with_max_length', 'with_dim']
 
 # %% ../nbs/10_models.ipynb #9c1fba1c
 import math
@@ -26,6 +26,7 @@ from .download import LATER, fetch_small, fetch_weights, in_hub_cache, on_hub
 class NoWeights(InputError):
     "A model's weights are in none of the places."
 
+# %% ../nbs/10_models.ipynb #c297eb87
 def weight_places(name:str, hub_id:str, package:str|None, models_dir, inputs, fetch:Callable # As for `find_weights`
                  )->dict: # place: function without arguments that gives a folder or raises `InputError`
     "Where weights can be, nearest first."
@@ -35,6 +36,7 @@ def weight_places(name:str, hub_id:str, package:str|None, models_dir, inputs, fe
             'package': lambda: in_package(package),
             'hub': lambda: on_hub(hub_id, fetch)}
 
+# %% ../nbs/10_models.ipynb #53d90c67
 def find_weights(name:str, # Short name of the model
                  hub_id:str='', # `owner/name`, if it is on the hub
                  package:str=None, # Import name of a package that carries it
@@ -68,7 +70,8 @@ class Weights:
         table:bool=True # With the table of token embeddings?
     )->int: # Size in memory
         "What the weights take."
-        wide, narrow = self.wide, self.count - self.wide
+        wide = self.wide
+        narrow = self.count - self.wide
         if not table: wide -= self.table
         each = DTYPES[precision].itemsize
         return wide * each + narrow * (1 if precision == 'int8' else each)
@@ -123,6 +126,7 @@ def read_config(folder, # A model's folder
     try: return orjson.loads(file.read_bytes())
     except orjson.JSONDecodeError as e: raise InputError(f'{file} is not JSON ({e}). Copy the model again.') from None
 
+# %% ../nbs/10_models.ipynb #95e49c91
 def positions(config:dict # A config.json
              )->int|None: # Tokens; None where it does not say
     "The longest row that a model has positions for."
@@ -133,13 +137,20 @@ def folder_card(folder:Path, # A model's folder
                 name:str=None # Short name; the folder's own by default
                )->ModelCard: # Raises `InputError` where the configuration cannot be read
     "The card of a model that is not in the registry."
-    config, rows = read_config(folder, 'config.json'), read_config(folder, 'sentence_bert_config.json')
+    config = read_config(folder, 'config.json')
+    rows = read_config(folder, 'sentence_bert_config.json')
     prompts = read_config(folder, 'config_sentence_transformers.json').get('prompts') or {}
     longest = rows.get('max_seq_length') or min(positions(config) or 512, 2048)
     return ModelCard(name or folder.resolve().name, max_length=longest,
                      query_prompt=prompts.get('query', ''), document_prompt=prompts.get('document', ''))
 
 # %% ../nbs/10_models.ipynb #3c1b436b
+def registered(name:str # A short name or a hub id
+              )->ModelCard|None:
+    "The card of a registered model."
+    return next((card for card in CARDS if name in (card.name, card.hub_id)), None)
+
+# %% ../nbs/10_models.ipynb #17f9da7d
 def find_folder(name:str # A path
                )->Path: # Raises `InputError`
     "A model in a folder that somebody names."
@@ -148,16 +159,22 @@ def find_folder(name:str # A path
     if why: raise InputError(f'{name} is no model folder: {why}.')
     return folder
 
+# %% ../nbs/10_models.ipynb #487ae918
 def find_model(name:str, # A registered name, a folder, or a hub id
                models_dir=None, # Where people keep their own copies
                told:Callable=None, # Told about a download, see `telling`
                later:bool=False # Of a registered model: fetch its weights from the hub when they are needed?
               )->tuple: # `ModelCard`, folder, place; raises `InputError` or `NoWeights`
     "The card and the weights of a model."
-    card = next((card for card in MODELS.values() if name in (card.name, card.hub_id)), None)
-    if card: return card, *find_weights(card.name, card.hub_id, card.package, models_dir, told=told, later=later)
-    if Path(name).is_dir(): return folder_card(find_folder(name)), Path(name), 'folder'
-    if name.startswith(('.', '/', '~')) or name.count('/') > 1: raise InputError(f'There is no model folder at {name}.')
+    card = registered(name)
+    if card:
+        folder, place = find_weights(card.name, card.hub_id, card.package, models_dir, told=told, later=later)
+        return card, folder, place
+    if Path(name).is_dir():
+        folder = find_folder(name)
+        return folder_card(folder), folder, 'folder'
+    if name.startswith(('.', '/', '~')) or name.count('/') > 1:
+        raise InputError(f'There is no model folder at {name}.')
     short = name.rpartition('/')[2]
     folder, place = find_weights(short, name if '/' in name else '', None, models_dir, told=told)
     return folder_card(folder, short), folder, place
@@ -171,6 +188,7 @@ def header_of(path:Path # A safetensors file
     except (orjson.JSONDecodeError, OverflowError, MemoryError):
         raise InputError(f'{path} is cut off or no safetensors file. Copy it again.') from None
 
+# %% ../nbs/10_models.ipynb #7f1c38ad
 def shapes_here(folder:Path # A model's folder
                )->dict: # name: shape; raises `InputError`
     "The shape of every tensor, from the headers of a model's files."
@@ -180,6 +198,7 @@ def shapes_here(folder:Path # A model's folder
             if name != '__metadata__': shapes[name] = tensor['shape']
     return shapes
 
+# %% ../nbs/10_models.ipynb #a49a6732
 @lru_cache
 def shapes_there(hub_id:str, # `owner/name`
                  commit:str # The revision
@@ -212,6 +231,7 @@ def first_line(error:BaseException)->str: # Such as 'ValueError: no such file'
     lines = str(error).strip().splitlines() or ['']
     return f'{type(error).__name__}: {lines[0]}'
 
+# %% ../nbs/10_models.ipynb #f74796bd
 def load_tokenizer(folder:Path # A model's folder
                   ): # A fast tokenizer of transformers; raises `InputError`
     "The tokenizer of a model."
@@ -243,14 +263,17 @@ def token_ids(tokenizer, # From `load_tokenizer`
     "The token ids of one text."
     return tokenizer(text, add_special_tokens=special)['input_ids']
 
+# %% ../nbs/10_models.ipynb #f628ca57
 def frame(tokenizer, # From `load_tokenizer`
           prompt:str='' # The model's document prompt
          )->tuple: # Token ids before and after the text's own; two lists
     "The special tokens, and the prompt's, that go around every row."
-    bare, full = token_ids(tokenizer, 'a', special=False), token_ids(tokenizer, 'a', special=True)
+    bare = token_ids(tokenizer, 'a', special=False)
+    full = token_ids(tokenizer, 'a', special=True)
     n = len(bare)
     start = next(i for i in range(len(full)) if full[i:i+n] == bare)
-    before, after = full[:start], full[start+n:]
+    before = full[:start]
+    after = full[start+n:]
     if prompt: before = before + token_ids(tokenizer, prompt, special=False)
     return before, after
 
@@ -287,6 +310,8 @@ def with_dim(card:ModelCard, # The model's card
     if card.hub_id and not card.shortest:
         able = ', '.join(other.name for other in MODELS.values() if other.shortest)
         raise InputError(f'--dim {n}: vectors of {card.name} were not trained to be cut. Those of {able} were.')
-    least, most = card.shortest or 1, card.dim or n
-    if not least <= n <= most: raise InputError(f'--dim {n}: {card.name} has vectors of {least} to {most} numbers.')
+    least = card.shortest or 1
+    most = card.dim or n
+    if not least <= n <= most:
+        raise InputError(f'--dim {n}: {card.name} has vectors of {least} to {most} numbers.')
     return replace(card, keep=n, dim=n)

@@ -23,12 +23,15 @@ def look_up(chunks:list, # Of `Chunk`
            )->dict: # (fingerprint, text hash): (tokens of each window, vectors of shape (windows, dim))
     "The vectors of some chunks, of each vector space in one question."
     hashes: dict = {}
-    for chunk in chunks: hashes.setdefault(spaces[chunk.id][1], []).append(chunk.metadata['text_hash'])
+    for chunk in chunks:
+        hashes.setdefault(spaces[chunk.id][1], []).append(chunk.metadata['text_hash'])
     found = {}
     for space,wanted in hashes.items():
-        for text,vectors in get_vectors(cache, space, wanted).items(): found[space, text] = vectors
+        for text,vectors in get_vectors(cache, space, wanted).items():
+            found[space, text] = vectors
     return found
 
+# %% ../nbs/34_outputs.ipynb #3e2c4d00
 def records(chunks:list, # Of `Chunk`
             spaces:dict, # chunk id: (model's short name, its fingerprint, content type)
             cache:VectorCache, # The vectors
@@ -54,6 +57,7 @@ def record_line(chunk:Chunk, # With all its metadata
     line = dict(id=chunk.id, text=chunk.text, embedding=embedding, metadata=chunk.metadata)
     return orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY) + b'\n'
 
+# %% ../nbs/34_outputs.ipynb #8a92e880
 def write_jsonl(path, # The file
                 found:Iterable # From `records`
                )->int: # Lines written
@@ -72,6 +76,7 @@ def parquet_row(chunk:Chunk, # With all its metadata
     "A chunk and its vector as a row."
     return chunk.id, chunk.text, chunk.metadata['model'], embedding, orjson.dumps(chunk.metadata).decode()
 
+# %% ../nbs/34_outputs.ipynb #b2474f1b
 def write_parquet(path, # The file
                   found:Iterable, # From `records`
                   group:int=1000 # Rows a row group
@@ -111,6 +116,7 @@ def points_of(found:Iterable # From `records`
         points.setdefault(chunk.metadata['model'], []).append((subdir, pooled(tokens, vectors)))
     return points
 
+# %% ../nbs/34_outputs.ipynb #870e982a
 def draw_points(ax, # Axes of matplotlib
                 model:str, # Short name
                 points:list # Of (subdirectory, vector)
@@ -123,8 +129,13 @@ def draw_points(ax, # Axes of matplotlib
         ax.scatter(mine[:,0], mine[:,1], s=8, alpha=.6, label=plain(subdir))
     title = f'{model}: {len(points):,} chunks, first two principal components'
     ax.set(xticks=[], yticks=[], title=plain(title))
-    ax.legend(fontsize=8, markerscale=2, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
+    ax.legend(fontsize=8,
+              markerscale=2,
+              frameon=False,
+              loc='center left',
+              bbox_to_anchor=(1, .5))
 
+# %% ../nbs/34_outputs.ipynb #d50161f0
 def plot_map(found:Iterable, # From `records`
              most:int=5000 # Chunks drawn at the most, evenly taken
             ): # A matplotlib figure with a panel for each model

@@ -24,12 +24,14 @@ def longest(rows:list, # Row numbers
     "The longest of some rows."
     return int(max(lengths[i] for i in rows))
 
+# %% ../nbs/33_parallel.ipynb #c5c034bd
 def size_of(rows:list, # Row numbers
             lengths # Tokens of each row
            )->int: # Tokens of the rectangle
     "What a batch costs, padding included."
     return len(rows) * longest(rows, lengths)
 
+# %% ../nbs/33_parallel.ipynb #7fa14580
 def halves(job:Job, # More than one row
            **changes # To fields of `Job`
           )->list: # Two jobs
@@ -64,6 +66,7 @@ def bad_rows(vectors:np.ndarray # Shape (rows, dim)
     unit = np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-2
     return np.flatnonzero(~(finite & unit))
 
+# %% ../nbs/33_parallel.ipynb #b3a05567
 def after_vectors(job:Job, # The job
                   bad:list # Row numbers whose vectors are no unit vectors
                  )->tuple: # Jobs to do, rows to quarantine
@@ -81,6 +84,7 @@ def after_oom(job:Job # The job
     if job.retried: return [], job.rows
     return [replace(job, retried=True)], []
 
+# %% ../nbs/33_parallel.ipynb #718168a8
 def after_death(job:Job # The job
                )->tuple: # Jobs to do, rows to quarantine
     "Again, then in halves, then not at all."
@@ -106,6 +110,7 @@ def feed(team:list, # Of `Worker`
             worker.jobs.append(job)
             worker.send(job, rows_of(job.rows))
 
+# %% ../nbs/33_parallel.ipynb #5e7c53e1
 def kill_if_hung(worker:Worker, # One in a process of its own
                  lengths, # Tokens of each row
                  patience:float, # Seconds, at the least
@@ -114,7 +119,8 @@ def kill_if_hung(worker:Worker, # One in a process of its own
     "End a worker that should have answered long ago; the loop then sees that it died."
     if not worker.jobs and worker.ready: return
     allowed = 1800.
-    if worker.ready: allowed = max(patience, 30 * size_of(worker.jobs[0].rows, lengths) / (speed or 1000))
+    if worker.ready:
+        allowed = max(patience, 30 * size_of(worker.jobs[0].rows, lengths) / (speed or 1000))
     silent = time.monotonic() - worker.since
     if silent > allowed: worker.give_up(silent)
 
@@ -150,6 +156,7 @@ def about_job(worker:Worker, # Who has it
     "What every event about a batch says."
     return dict(worker=worker.name, device=worker.device, rows=len(job.rows), length=longest(job.rows, lengths))
 
+# %% ../nbs/33_parallel.ipynb #64cce3e5
 def on_oom(worker:Worker, # It ran out of memory
            job:Job, # With this
            lengths, # Tokens of each row
@@ -164,6 +171,7 @@ def on_oom(worker:Worker, # It ran out of memory
     event = 'oom', dict(about, budget=worker.budget, text=text)
     return [event], more, out, f'out of memory on {worker.name}, alone and with nothing else in the way: {words}'
 
+# %% ../nbs/33_parallel.ipynb #3c6d14cb
 def on_vectors(worker:Worker, # It is done
                job:Job, # With this
                lengths, # Tokens of each row
@@ -175,12 +183,16 @@ def on_vectors(worker:Worker, # It is done
     worker.grow()
     bad = [job.rows[i] for i in bad_rows(vectors)]
     more, out = after_vectors(job, bad)
-    good = [i for i,row in enumerate(job.rows) if row not in bad] if bad else list(range(len(job.rows)))
+    numbers = job.rows
+    if bad:
+        good = [i for i,row in enumerate(job.rows) if row not in bad]
+        numbers = [job.rows[i] for i in good]
+        vectors = vectors[good]
     about = about_job(worker, job, lengths)
-    numbers = [job.rows[i] for i in good]
-    events = [('done', dict(about, **facts, numbers=numbers, vectors=vectors[good] if bad else vectors))]
+    events = [('done', dict(about, **facts, numbers=numbers, vectors=vectors))]
     again = 'each alone' if job.exact else 'once more in 32 bits'
-    if more: events.append(('retry', dict(about, rows=len(bad), reason=f'vectors that are not finite, {again}')))
+    if more:
+        events.append(('retry', dict(about, rows=len(bad), reason=f'vectors that are not finite, {again}')))
     return events, more, out, 'its vector is not finite, in a batch, in 32 bits and alone'
 
 # %% ../nbs/33_parallel.ipynb #007442dd
@@ -213,6 +225,7 @@ def on_answer(worker:Worker, # Who has something to say
 class NoDevice(InputError):
     "No worker is left that could go on."
 
+# %% ../nbs/33_parallel.ipynb #796915c8
 def free_jobs(jobs:deque, # What is left to do; changed
               team:list # Of `Worker`
              ):
@@ -220,12 +233,14 @@ def free_jobs(jobs:deque, # What is left to do; changed
     for job in jobs:
         if job.home is not None and team[job.home].dropped: job.home = None
 
+# %% ../nbs/33_parallel.ipynb #329249e5
 def who_answers(team:list # Of `Worker`, none of them dropped
                )->list: # Of `Worker`; empty where nobody had anything to say for half a second
     "The workers that have an answer."
     here = [worker for worker in team if not worker.process and worker.jobs]
     return here or wait([worker for worker in team if worker.process], .5)
 
+# %% ../nbs/33_parallel.ipynb #ce871952
 def run_jobs(team:list, # Of `Worker`, ready
              jobs, # Of `Job`
              rows_of:Callable, # Row numbers to lists of token ids
@@ -237,7 +252,8 @@ def run_jobs(team:list, # Of `Worker`, ready
     jobs, why = deque(jobs), ''
     while jobs or any(worker.jobs for worker in team):
         here = [worker for worker in team if not worker.dropped]
-        if not here: raise NoDevice(f'No device is left to go on with. The last one failed with: {why}')
+        if not here:
+            raise NoDevice(f'No device is left to go on with. The last one failed with: {why}')
         free_jobs(jobs, team)
         feed(here, jobs, rows_of, lengths)
         answering = who_answers(here)

@@ -76,9 +76,11 @@ class Run:
     def _repr_html_(self):
         if self.state != 'done': return as_html(Div(P(self.state), NotStr(self.plan._repr_html_())))
         rows = [[key.replace('_', ' '), self.summary[key]] for key in SHOWN]
-        rows += [['quarantined', len(self.summary['quarantined'])], ['written to', self.jsonl.name]]
+        rows.append(['quarantined', len(self.summary['quarantined'])])
+        rows.append(['written to', self.jsonl.name])
         return html_table(rows, ['', self.summary['collection']], 'The run')
 
+# %% ../nbs/38_pipeline.ipynb #cdf6407b
 def run_records(plan:Plan, cache:VectorCache)->Iterator[tuple]: # As `records`
     "The chunks of a run with their vectors."
     return records(plan.corpus.chunks, spaces_of(plan), cache)
@@ -125,6 +127,7 @@ def some_chunks(plan:Plan, n:int)->list: # Of `Chunk`
         if taken[subdir] <= n: chunks.append(chunk)
     return chunks
 
+# %% ../nbs/38_pipeline.ipynb #7129e1a2
 def plan_again(model:ModelPlan, plan:Plan, chunks:list)->ModelPlan: # chunks: of `Chunk`
     "A model's part for a few chunks, from an empty cache, with the budget that it has."
     mine = [chunk for chunk in chunks if plan.content_types[chunk.id] in model.content_types]
@@ -133,6 +136,7 @@ def plan_again(model:ModelPlan, plan:Plan, chunks:list)->ModelPlan: # chunks: of
                          strategy=model.strategy, long=model.long)
     return use_budget(planned, model.budget)
 
+# %% ../nbs/38_pipeline.ipynb #f7bd2d94
 def sample_of(plan:Plan, # A plan
               n:int=10 # Chunks of each subdirectory
              )->Plan: # For these chunks, from an empty cache
@@ -154,6 +158,7 @@ def embed_sample(small:Plan, teams:Teams)->tuple: # (chunks that got a vector, `
             embed_model(model, team, cache, Events(), count)
         return sum(1 for _ in run_records(small, cache)), count
 
+# %% ../nbs/38_pipeline.ipynb #171e6c7c
 def rehearse(plan:Plan, # A plan
              teams:Teams # The models that are loaded
             )->str: # What came of it, in words
@@ -184,6 +189,7 @@ def embed_alone(model:ModelPlan, # Which model
         vectors.append(encoder.embed([row]))
     return np.concatenate(vectors)
 
+# %% ../nbs/38_pipeline.ipynb #caea3834
 def verify_model(run:Run, # A run with its vectors in the cache
                  model:ModelPlan, # One of its models
                  encoder, # `Encoder` or `TeamEncoder`
@@ -224,6 +230,7 @@ class Asked:
         "When to save and stop."
         return self.started + self.stop_after * 60 if self.stop_after else None
 
+# %% ../nbs/38_pipeline.ipynb #ec53bd9b
 def tell_start(asked:Asked, corpus:Corpus, events:Events):
     "Say whose run it is, and who will work for it."
     names = worker_names([device.id for device in asked.devices])
@@ -233,6 +240,7 @@ def tell_start(asked:Asked, corpus:Corpus, events:Events):
     events('start', collection=corpus.collection, out=asked.out.name, state=state, devices=workers)
     events('note', text=f'Read {corpus!r}')
 
+# %% ../nbs/38_pipeline.ipynb #5e08749c
 def tell_plan(plan:Plan, events:Events):
     "Say what will be done."
     peaks = {}
@@ -242,6 +250,7 @@ def tell_plan(plan:Plan, events:Events):
            rows=[len(model.work.rows) for model in plan.models], chunks=len(plan.corpus.chunks), peaks=peaks,
            **Count(plan).facts())
 
+# %% ../nbs/38_pipeline.ipynb #5fa576c2
 def end_run(run:Run, events:Events, text:str)->Run:
     "Say how it ended."
     events('end', state=run.state.capitalize(), text=text)
@@ -250,9 +259,11 @@ def end_run(run:Run, events:Events, text:str)->Run:
 # %% ../nbs/38_pipeline.ipynb #5cc1888f
 def read_next(model:ModelPlan|None, teams:Teams):
     "Ask the system to have the next model's weights in memory soon."
-    if model is None or model.fingerprint in teams or model.folder is None or model.folder in LATER: return
+    if model is None or model.fingerprint in teams or model.folder is None or model.folder in LATER:
+        return
     read_ahead(model.folder, host_free())
 
+# %% ../nbs/38_pipeline.ipynb #4850eaa9
 def carry_out(asked:Asked, run:Run, teams:Teams, failures:Failures, cache:VectorCache, events:Events)->bool:
     "Compute what was planned; False where a model failed in its turn and the run has to be planned again."
     run.count = Count(run.plan)
@@ -280,6 +291,7 @@ def done_words(summary:dict)->str:
             f'{summary["cached"]} from the cache, {len(summary["quarantined"])} quarantined, '
             f'in {summary["processing_time_minutes"]:.1f} min')
 
+# %% ../nbs/38_pipeline.ipynb #effd6d5b
 def finish_run(asked:Asked, run:Run, cache:VectorCache, events:Events)->Run:
     "Write what was computed."
     if run.state == 'stopped':
@@ -306,17 +318,21 @@ def plan_and_run(asked:Asked, corpus:Corpus, cache:VectorCache|None, teams:Teams
         if not asked.devices[0].assumed: check_disk(plan, asked.out)
         if cache is None or asked.dry_run: return end_run(run, events, rehearse(plan, teams))
         tell_plan(plan, events)
-        if carry_out(asked, run, teams, failures, cache, events): return finish_run(asked, run, cache, events)
+        if carry_out(asked, run, teams, failures, cache, events):
+            return finish_run(asked, run, cache, events)
 
+# %% ../nbs/38_pipeline.ipynb #9633fb66
 def tell_failure(asked:Asked, error:BaseException, events:Events):
     "Say how it ended early, and that nothing is lost."
     saved = f'What is done is saved in {asked.out.name}/vectors.sqlite; the same command goes on from there.'
     if isinstance(error, KeyboardInterrupt): events('end', state='Interrupted', text=f'Interrupted. {saved}')
     else: events('end', state='Failed', text='' if asked.dry_run else saved)
 
+# %% ../nbs/38_pipeline.ipynb #0f24af79
 def run_asked(asked:Asked, corpus:Corpus, teams:Teams)->Run:
     "A run with its cache and its listeners; whatever happens, it says how it ended."
-    file, metrics = asked.out/'vectors.sqlite', asked.out/'metrics.jsonl'
+    file = asked.out/'vectors.sqlite'
+    metrics = asked.out/'metrics.jsonl'
     kept = not asked.dry_run or file.exists()
     with VectorCache(file) if kept else nullcontext() as cache:
         events = Events(*run_sinks(None if asked.dry_run else metrics))
@@ -349,11 +365,17 @@ def embed_corpus(root, # Folder of chunk files
                 )->Run: # Raises `InputError`, `FileNotFoundError`, or `KeyboardInterrupt` with everything saved
     "Embed a corpus, resuming whatever an earlier run of the same command left."
     started = time.time()
-    if assume and not dry_run: raise InputError('--assume plans for devices that are not here; add --dry_run.')
+    if assume and not dry_run:
+        raise InputError('--assume plans for devices that are not here; add --dry_run.')
     found = assumed_devices(assume) if assume else find_devices(devices)
     pick_precision(precision, found)  # before anything is made
-    options = dict(models_dir=models_dir, routing=routing, precision=precision, strategy=strategy, long=long,
-                   max_length=max_length, dim=dim)
+    options = dict(models_dir=models_dir,
+                   routing=routing,
+                   precision=precision,
+                   strategy=strategy,
+                   long=long,
+                   max_length=max_length,
+                   dim=dim)
     asked = Asked(Path(out), profile, found, options, devices != 'auto', dry_run, stop_after, parquet, verify, started)
     teams = make_way(keep)
     try: return run_asked(asked, usable_corpus(root, collection, limit), teams)
@@ -362,10 +384,12 @@ def embed_corpus(root, # Folder of chunk files
 # %% ../nbs/38_pipeline.ipynb #84dde823
 def open_encoder(model:ModelPlan)->tuple: # (`Encoder` or `TeamEncoder`, the device)
     "A model to ask: the run's own where it stayed loaded."
-    here, device = KEPT.loaded.get(model.fingerprint), model.placement.workers[0]
+    here = KEPT.loaded.get(model.fingerprint)
+    device = model.placement.workers[0]
     if here: return TeamEncoder(model.card, here.team), device
     return load_encoder(model.card, model.here, device, model.precision, model.placement.table), device
 
+# %% ../nbs/38_pipeline.ipynb #3d210919
 def verify_run(run:Run, # A finished run
                n:int=20 # Chunks of each model to embed again, evenly taken
               )->float: # Smallest cosine between a stored vector and the new one

@@ -52,7 +52,8 @@ class Placement:
 # %% ../nbs/18_placement.ipynb #cb161340
 def way_words(placement:Placement)->str: # Such as 'a copy each in fp16'
     "A way in words."
-    names, precision = ', '.join(device.id for device in placement.devices), placement.precision
+    names = ', '.join(device.id for device in placement.devices)
+    precision = placement.precision
     if placement.kind == 'split': return f'split over {names} in {precision}'
     copies = f'a copy on {names}' if len(placement.devices) == 1 else 'a copy each'
     rest = ' with the token embeddings in host memory' if placement.kind == 'host' else ''
@@ -66,7 +67,8 @@ def why_not(placement:Placement, # A way to put a model on some devices
             packages:tuple # ('accelerate',) where that is there
            )->str: # What is in the way, with numbers, or ''
     "Whether a model fits in one of the ways."
-    split, direct = placement.kind == 'split', 'accelerate' in packages
+    split = placement.kind == 'split'
+    direct = 'accelerate' in packages
     have = min(device.memory for device in placement.devices)
     what = f'{way_words(placement)}: {placement.size/GIB:.1f} GiB of weights'
     if placement.need > have:
@@ -86,6 +88,7 @@ class DoesNotFit(InputError):
         super().__init__(why)
         self.name = name
 
+# %% ../nbs/18_placement.ipynb #eabb7f0c
 def ways_to_place(precision:str, # What was picked
                   devices:tuple, # Of `Device`
                   auto:bool # May 8 bits be used though they were not asked for?
@@ -110,6 +113,7 @@ def batch_memory(shape, # A model's folder or a key of `SHAPES`; None where it i
     try: return counted_memory(shape, precision, capability, length)
     except Exception: return UNKNOWN
 
+# %% ../nbs/18_placement.ipynb #ce6b1e70
 def make_placement(kind:str, # One of the ways
                    precision:str, # A key of `DTYPES`
                    weights:Weights, # How many it has

@@ -34,10 +34,12 @@ def mounts(inputs:Path # Kaggle's inputs
     owned = [*sorted(inputs.glob('datasets/*/*')), *sorted(inputs.glob('notebooks/*/*'))]
     return owned + [path for path in sorted(inputs.glob('*')) if path.name not in OTHER_MOUNTS]
 
+# %% ../nbs/03_places.ipynb #4baa8e5e
 def plain_name(path:Path)->str:
     "A folder's name as people remember it: Kaggle turns underscores into hyphens."
     return path.name.replace('-', '_').lower()
 
+# %% ../nbs/03_places.ipynb #9308a323
 def named_below(mount:Path, # A mount
                 name:str # From `plain_name`
                )->Path|None:

@@ -56,17 +56,21 @@ class Plan:
         chunks = self.corpus.chunks
         sample = chunks[::max(len(chunks) // 200, 1)]
         sizes = [len(orjson.dumps([chunk.text, chunk.metadata])) + 200 for chunk in sample]
-        numbers = sum(model.chunks * (model.card.dim or 768) for model in self.models)
-        return sum(sizes) / max(len(sizes), 1) * len(chunks) + 12 * numbers
+        line = sum(sizes) / max(len(sizes), 1)
+        numbers = 0
+        for model in self.models: numbers += model.chunks * (model.card.dim or 768)
+        return line * len(chunks) + 12 * numbers
 
     def __str__(self): return '\n'.join(plan_lines(self))
 
     def __repr__(self):
-        rows, names = sum(len(model.work.rows) for model in self.models), [model.card.name for model in self.models]
+        rows = sum(len(model.work.rows) for model in self.models)
+        names = [model.card.name for model in self.models]
         return f'Plan({len(self.corpus.chunks)} chunks, {rows} rows to compute by {", ".join(names)})'
 
     def _repr_html_(self): return plan_html(self)
 
+# %% ../nbs/24_planning.ipynb #0425dc36
 def with_model(plan:Plan,
                model:ModelPlan # Of one of its models, as it is now
               )->Plan:
@@ -81,6 +85,7 @@ def at_rate(size:float, rate:float)->str: # bytes, bytes a second
     "How much, and how long it takes."
     return f'{in_words(size)}, {size / rate / 60:.1f} min at {in_words(rate)}/s'
 
+# %% ../nbs/24_planning.ipynb #6eb59706
 def to_fetch(model:ModelPlan)->str:
     "What the hub has to send, where the weights are not here; it may keep them in 32 bits."
     if not model.busy: return 'nothing'
@@ -88,6 +93,7 @@ def to_fetch(model:ModelPlan)->str:
     if model.folder: return 'nothing'
     return f'up to {at_rate(4 * model.weights.count, FETCH)}'
 
+# %% ../nbs/24_planning.ipynb #1a9c46dd
 def to_load(model:ModelPlan)->str:
     "What is read from the disk."
     return at_rate(model.placement.size, READ) if model.busy else 'nothing'
@@ -101,18 +107,21 @@ def long_texts(model:ModelPlan)->str|int: # 0 where there are none
     lost = 100 * model.lost_tokens / max(sum(model.work.tokens.values()), 1)
     return f'{n:,}, cut: {lost:.0f}% of tokens lost'
 
+# %% ../nbs/24_planning.ipynb #239ad3f1
 def minutes(model:ModelPlan)->str:
     "How long it computes, and whether that was measured."
     if model.seconds is None: return 'not measured'
     guess = ', not measured yet' if model.busy and not model.measured else ''
     return f'{model.seconds / 60:.1f}{guess}'
 
+# %% ../nbs/24_planning.ipynb #a1b265ec
 def peak_memory_words(model:ModelPlan)->str:
     "What a device holds at the worst moment."
     if not model.peak: return f'{model.placement.size/GIB:.1f} GiB of weights, and a batch'
     counted = '' if model.measured else ', by count'
     return f'{model.peak/GIB:.2f} GiB{counted}'
 
+# %% ../nbs/24_planning.ipynb #fa870160
 def batch_words(model:ModelPlan)->str:
     "What a batch holds."
     unit = 'tokens' if model.strategy == 'tokens' else 'rows'
@@ -154,6 +163,7 @@ def most_cut(plan:Plan, model:ModelPlan, n:int=3)->str:
         lost[chunk.metadata['source']] += max(beyond, 0)
     return ', '.join(f'{source} ({tokens:,} tokens)' for source,tokens in lost.most_common(n))
 
+# %% ../nbs/24_planning.ipynb #4cf5aa55
 def origin_note(model:ModelPlan)->str:
     "Where a model's weights come from."
     name = model.card.name
@@ -163,14 +173,17 @@ def origin_note(model:ModelPlan)->str:
     other = stand_in_tokenizer()[1]
     return f'{name}: its weights are not here, so its tokens are counted with the tokenizer of {other}.'
 
+# %% ../nbs/24_planning.ipynb #54104fa4
 def model_notes(plan:Plan, model:ModelPlan)->Iterator[str]:
     "What to say about one model, as sentences."
     name = model.card.name
     yield origin_note(model)
     for why in model.placement.rejected: yield f'{name}: {why}'
-    if model.lost_tokens: yield f'Cutting loses most in {most_cut(plan, model)}. --long window would keep it.'
+    if model.lost_tokens:
+        yield f'Cutting loses most in {most_cut(plan, model)}. --long window would keep it.'
     if model.resumed: yield f'{name} goes on with the batches of an interrupted run.'
-    wanted, read = ', '.join(model.fallback_from), ', '.join(model.content_types)
+    wanted = ', '.join(model.fallback_from)
+    read = ', '.join(model.content_types)
     if wanted: yield f'{name} stands in for {wanted} in {read}. {model.why}'
 
 # %% ../nbs/24_planning.ipynb #35f8c1dc
@@ -181,9 +194,11 @@ def session_limits(plan:Plan)->dict: # kind of session: hours
     assumed = plan.devices[0].assumed
     return {kind: hours for kind,hours in SESSION.items() if assumed or kind == on_kaggle()}
 
+# %% ../nbs/24_planning.ipynb #3ee35a1f
 def session_note(plan:Plan)->str: # '' elsewhere
     "Whether the run fits in a session of Kaggle's."
-    needed, limits = (plan.seconds or 0) / 3600, session_limits(plan)
+    needed = (plan.seconds or 0) / 3600
+    limits = session_limits(plan)
     short = [f'{kind.lower()} session ({hours} h)' for kind,hours in limits.items() if hours < needed]
     if short:
         return (f'This needs {needed:.1f} h, longer than an {" or a ".join(short)}. Use --stop_after; '
@@ -200,6 +215,7 @@ def speed_note(plan:Plan)->str: # '' where everything was measured
         source = ('two sevenths of the speed in the data sheets, which is what matrix products reach on a T4.')
     return f'Minutes that are not measured are worked out from {source}'
 
+# %% ../nbs/24_planning.ipynb #055e0f1f
 def input_note(plan:Plan)->str: # '' where nothing is wrong
     "What of the input cannot be used."
     problems = plan.corpus.problems
@@ -207,6 +223,7 @@ def input_note(plan:Plan)->str: # '' where nothing is wrong
     lost = sum(problem.chunks for problem in problems)
     return f'{len(problems)} problems in the input; {lost} chunk entries cannot be used.'
 
+# %% ../nbs/24_planning.ipynb #681dce77
 def size_note(plan:Plan)->str:
     "How large the output gets, and what the host has."
     memory = beside_devices(plan.devices).get('host') or host_free()
@@ -238,6 +255,7 @@ def plan_lines(plan:Plan)->Iterator[str]:
             yield f'  {head}: {value:,}' if isinstance(value, int) else f'  {head}: {value}'
     yield from plan_notes(plan)
 
+# %% ../nbs/24_planning.ipynb #9157dd2d
 def plan_html(plan:Plan)->str:
     "The plan for a notebook: a column for each model, and what to say beside it."
     columns = [plan_row(model) for model in plan.every]
@@ -256,6 +274,7 @@ def plan_others(corpus:Corpus, profile:str, models:list, devices:tuple, models_d
     routes = [route(name, 'other', models_dir, assume=True) for name in missing]
     return [plan_model(one, corpus.chunks, [], None, devices, **options) for one in routes]
 
+# %% ../nbs/24_planning.ipynb #ecd7485c
 def plan_models(corpus:Corpus, content_types:dict, table:dict, cache:VectorCache|None, devices:tuple, **options)->list:
     "A part of the plan for each model of a route table; raises `DoesNotFit`."
     models = []
@@ -301,7 +320,8 @@ def check_disk(plan:Plan, # What will be done
     need = int(plan.output_bytes + vectors)
     if free is None: free = free_bytes(out)
     if free >= need: return need
-    raise InputError(f'{out} needs about {need/1e6:,.0f} MB, {free/1e6:,.0f} MB are free. Make room, or name another --out.')
+    raise InputError(f'{out} needs about {need/1e6:,.0f} MB, {free/1e6:,.0f} MB are free. '
+                     'Make room, or name another --out.')
 
 # %% ../nbs/24_planning.ipynb #50ff8540
 def plot_lengths(plan:Plan # A plan

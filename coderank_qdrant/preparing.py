@@ -33,6 +33,7 @@ def tell_download(events:Callable, # `Events`
     "Pass on how far a download is."
     events('download', **facts)
 
+# %% ../nbs/35_preparing.ipynb #7be36f40
 def tell_downloads(plan:Plan, # A plan
                    said:set, # Sentences that were said already; added to
                    events:Callable # `Events`
@@ -50,6 +51,7 @@ def waits_for_disk(model:ModelPlan # A model's plan
     "Whether the disk has no room for a model's weights at the moment."
     return model.folder in LATER and not has_room(LATER[model.folder].missing)
 
+# %% ../nbs/35_preparing.ipynb #71ece1df
 def bring_weights(model:ModelPlan, # A model's plan
                   teams:Teams, # Those that are loaded; they let go of their files where the disk is short
                   events:Callable # `Events`
@@ -57,9 +59,11 @@ def bring_weights(model:ModelPlan, # A model's plan
     "Fetch a model's weights, if they are still on the hub."
     if model.folder not in LATER: return
     if waits_for_disk(model): teams.close()
-    hub_id, told = model.card.hub_id, partial(tell_download, events)
+    hub_id = model.card.hub_id
+    told = partial(tell_download, events)
     folder = fetch_weights(hub_id, told, model.card.name, LATER[model.folder])
-    if folder != model.folder: raise InputError(f'{hub_id} changed on the hub while it was planned for. Run it again')
+    if folder != model.folder:
+        raise InputError(f'{hub_id} changed on the hub while it was planned for. Run it again')
 
 # %% ../nbs/35_preparing.ipynb #e094100b
 WORTH_MEASURING = 1e13 # operations, a minute on a small CPU, under which a run is over before measuring would pay
@@ -68,11 +72,13 @@ def model_key(model:ModelPlan)->str:
     "Under which name a model's calibration is kept."
     return calibration_key(model.fingerprint, model.placement.devices[0], len(model.placement.workers))
 
+# %% ../nbs/35_preparing.ipynb #aa33c551
 def known_calibration(model:ModelPlan)->Calibration|None: # None where it does not matter, too
     "What was measured of the model in an earlier run."
     if model.strategy != 'tokens' or model.operations <= WORTH_MEASURING: return None
     return kept_calibration(model_key(model))
 
+# %% ../nbs/35_preparing.ipynb #b6e6fb05
 def task_of(model:ModelPlan # A model's plan
            )->Task:
     "What the workers of a planned model load."
@@ -88,6 +94,7 @@ def team_of(model:ModelPlan, # A model's plan
     "The workers of a planned model."
     return teams.get(model.fingerprint, task_of(model), model.placement)
 
+# %% ../nbs/35_preparing.ipynb #9a0ef2ef
 def load_early(model:ModelPlan, # A model's plan
                teams:Teams # Those that are loaded
               ):
@@ -95,6 +102,7 @@ def load_early(model:ModelPlan, # A model's plan
     if teams.loaded or model.placement.workers == ['cpu'] or model.folder in LATER: return
     team_of(model, teams)
 
+# %% ../nbs/35_preparing.ipynb #83ce5e73
 def in_order(plan:Plan, # A plan
              teams:Teams # Those that are loaded
             )->list: # `ModelPlan`s with something to compute
@@ -111,6 +119,7 @@ def worst_calibration(facts:list # From `team_ready`
     slowest = min(found, key=lambda calibration: calibration.speed)
     return replace(slowest, budget=min(calibration.budget for calibration in found))
 
+# %% ../nbs/35_preparing.ipynb #906f3a15
 def use_measured(model:ModelPlan, # A model's plan
                  facts:list # From `team_ready`
                 )->ModelPlan:
@@ -147,6 +156,7 @@ class Failures:
         way = model.card.name, model.placement.kind, model.precision
         self.ways[way] = f'{model.placement} was tried and failed: {error}'
 
+# %% ../nbs/35_preparing.ipynb #99baa441
 def load_model(model:ModelPlan, # A model's plan
                teams:Teams, # Takes the workers
                events:Callable, # `Events`
@@ -157,7 +167,8 @@ def load_model(model:ModelPlan, # A model's plan
     try:
         bring_weights(model, teams, events)
         here = teams.loaded.get(model.fingerprint)
-        if not (here and here.idle): events('phase', phase='loading', text=f'Loading {name}: {model.placement}')
+        if not (here and here.idle):
+            events('phase', phase='loading', text=f'Loading {name}: {model.placement}')
         return use_measured(model, team_ready(team_of(model, teams)))
     except NoRoom as e:
         teams.close()
@@ -176,6 +187,7 @@ def has_its_turn(model:ModelPlan, teams:Teams)->bool:
     if model.fingerprint in teams: return False
     return not fits_beside(model.placement, teams.placements()) or waits_for_disk(model)
 
+# %% ../nbs/35_preparing.ipynb #c94dae2f
 def load_all(plan:Plan, # A plan
              teams:Teams, # Takes the workers
              events:Callable, # `Events`

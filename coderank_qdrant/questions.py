@@ -112,7 +112,8 @@ def query_model(name:str, # Short name of a model, as the collection has it
     wanted = model if model and Path(model).name == name else name
     card, folder, _ = find_model(wanted, models_dir)
     mine = same_space(with_max_length(card, folder, about['max_length']), folder, about)
-    if not mine: raise InputError(f'the weights of {name} that were found are not those the collection was made with')
+    if not mine:
+        raise InputError(f'the weights of {name} that were found are not those the collection was made with')
     state = folder_state(folder)
     kept = KEPT.loaded.get(about['fingerprint'])
     if not (kept and kept.idle): return loaded_model(mine, folder, device, state)
@@ -179,7 +180,8 @@ def dense_lists(query:str, # What is asked
         except InputError as e:
             notes.append(f'Searched without {name}: {e}')
             continue
-        if over: notes.append(f'{name} reads {about["max_length"]} tokens; the last {over} of the query were cut off.')
+        if over:
+            notes.append(f'{name} reads {about["max_length"]} tokens; the last {over} of the query were cut off.')
         lists.append((name, vector))
     return lists, notes
 

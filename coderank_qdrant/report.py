@@ -18,7 +18,7 @@ import orjson
 from fastcore.xml import Br, Div, NotStr, P
 from .show import COLOURS, FONT, as_html, clock, coloured, gib, html_table, new_figure, plain, printable
 from .command import InputError
-from .events import read_metrics, split_runs
+from .events import GIB, read_metrics, split_runs
 from .view import View, WorkerView, rates, seconds_by_phase, shown_stretch, so_far, steps, view_of
 
 # %% ../nbs/29_report.ipynb #6be11331
@@ -26,6 +26,7 @@ def percent(part:float, whole:float)->str: # '-' of nothing
     "A share, as a table has it."
     return f'{100 * part / whole:.1f}%' if whole else '-'
 
+# %% ../nbs/29_report.ipynb #89817113
 def padding_words(view:View)->str:
     "How much of what was computed was padding."
     computed = sum(worker.computed for worker in view.workers.values())
@@ -33,6 +34,7 @@ def padding_words(view:View)->str:
     if not computed: return 'nothing was computed'
     return f'{percent(computed - needed, computed)} of what was computed'
 
+# %% ../nbs/29_report.ipynb #c434dae5
 def model_names(view:View)->str:
     "The models of a run: as planned, or as its batches name them."
     used = dict.fromkeys(worker.model for worker in view.workers.values() if worker.model)
@@ -41,7 +43,8 @@ def model_names(view:View)->str:
 # %% ../nbs/29_report.ipynb #e22024d3
 def overview_rows(view:View)->list: # (what, value)
     "The run in a few numbers."
-    now, counts = so_far(view), view.counts
+    now = so_far(view)
+    counts = view.counts
     batches = sum(worker.batches for worker in view.workers.values())
     rows = [('state', view.state or 'no end is recorded: it was killed, or is still running'),
             ('collection', view.collection),
@@ -67,9 +70,11 @@ def memory_cells(worker:WorkerView, predicted:int|None)->list: # Three texts
     off = 100 * (worker.peak - predicted) / predicted
     return [measured, foreseen, f'{off:+.0f}%']
 
+# %% ../nbs/29_report.ipynb #b99b5483
 def worker_rows(view:View)->list: # As long as `WORKER_HEAD`
     "What each worker did, and whether its memory was foreseen."
-    wall, rows = view.counts.get('seconds', 0), []
+    wall = view.counts.get('seconds', 0)
+    rows = []
     for name,worker in view.workers.items():
         if not worker.batches: continue
         title = f'{name} {worker.label}'.strip()
@@ -86,6 +91,7 @@ def phase_rows(view:View)->list: # (phase, seconds, share)
     whole = sum(spent.values())
     return [[phase, f'{seconds:,.1f}', percent(seconds, whole)] for phase,seconds in spent.items()]
 
+# %% ../nbs/29_report.ipynb #bf08b533
 def time_rows(view:View)->list: # (what, worker seconds, share); none where nothing was computed
     "Where the workers' time went while embedding."
     workers = [worker for worker in view.workers.values() if worker.batches]
@@ -112,6 +118,7 @@ def problem_rows(problems:list # Of the summary
         rows.append([f'not read: {kind.replace("_", " ")}', n, f'{first["path"]}: {first["detail"]}{more}'])
     return rows
 
+# %% ../nbs/29_report.ipynb #410e575f
 def quarantine_rows(quarantined:list # Of dictionaries: id, reason
                    )->list: # (what, how many, why and which)
     "What was quarantined, by reason."
@@ -123,9 +130,11 @@ def quarantine_rows(quarantined:list # Of dictionaries: id, reason
 def quarantined_in(view:View, summary:dict)->list: # Of dictionaries: id, reason
     "What was quarantined: as the summary has it, else as the events do."
     told = []
-    for _,reason,ids in view.quarantined: told += [dict(id=i, reason=reason) for i in ids]
+    for _,reason,ids in view.quarantined:
+        told += [dict(id=i, reason=reason) for i in ids]
     return summary.get('quarantined') or told
 
+# %% ../nbs/29_report.ipynb #45ef19d0
 def skipped_rows(view:View,
                  summary:dict=None # The run's summary, if it wrote one
                 )->list: # (what, how many, why and where)
@@ -172,22 +181,31 @@ def draw_rates(ax, view:View, shown:list): # shown: (colour, (id, `WorkerView`))
     ax.set(xlim=(0, last - first), ylim=(0, None), ylabel='tokens/s', xlabel=SINCE)
     ax.legend(frameon=False, fontsize=8, loc='lower left', ncols=4)
 
+# %% ../nbs/29_report.ipynb #9225aaf5
 def draw_worker_memory(ax, name:str, worker:WorkerView, predicted:int|None, colour:str, first:float):
     "One worker's memory: in use, at its peak, as predicted."
-    points = [(time - first, used / 2**30) for time,_,used in worker.curve if used and time >= first]
-    if points: ax.plot(*zip(*points, strict=True), color=colour, lw=1.5, label=f'{plain(name)} in use')
-    if worker.peak: ax.axhline(worker.peak / 2**30, color=colour, lw=1, ls=':')
-    if predicted: ax.axhline(predicted / 2**30, color=colour, lw=1, ls='--')
+    times = []
+    held = []
+    for at,_,used in worker.curve:
+        if not used or at < first: continue
+        times.append(at - first)
+        held.append(used / GIB)
+    if held: ax.plot(times, held, color=colour, lw=1.5, label=f'{plain(name)} in use')
+    if worker.peak: ax.axhline(worker.peak / GIB, color=colour, lw=1, ls=':')
+    if predicted: ax.axhline(predicted / GIB, color=colour, lw=1, ls='--')
 
+# %% ../nbs/29_report.ipynb #45def9b4
 def draw_memory(ax, view:View, shown:list): # shown: (colour, (id, `WorkerView`)) pairs
     "Memory of all workers."
     first, _ = shown_stretch(view)
-    for colour,(name,worker) in shown: draw_worker_memory(ax, name, worker, view.peaks.get(name), colour, first)
+    for colour,(name,worker) in shown:
+        draw_worker_memory(ax, name, worker, view.peaks.get(name), colour, first)
     label = 'GiB (dotted: peak,\ndashed: predicted)' if view.peaks else 'GiB'
     ax.margins(y=.15)
     ax.set(xlim=(0, None), ylim=(0, None), ylabel=label, xlabel=SINCE)
     ax.legend(frameon=False, fontsize=8, loc='lower left', ncols=4)
 
+# %% ../nbs/29_report.ipynb #0a8d2df2
 def draw_phases(ax, view:View):
     "The phases as a time line."
     names = list(seconds_by_phase(view))
@@ -246,7 +264,8 @@ class Report:
                   (worker_rows(view), WORKER_HEAD, 'Devices: memory predicted and measured'),
                   (phase_rows(view), ['phase', 'seconds', 'share'], 'Time by phase')]
         spent = time_rows(view)
-        if spent: tables.append((spent, ['', 'worker seconds', 'share'], 'Where the time went while embedding'))
+        if spent:
+            tables.append((spent, ['', 'worker seconds', 'share'], 'Where the time went while embedding'))
         return tables
 
     @property
@@ -255,7 +274,8 @@ class Report:
     @property
     def html(self)->str:
         parts = [html_table(*table) for table in self.tables] + [skipped_html(self.view, self.summary)]
-        if self.earlier: parts.append(html_table(run_rows(self.earlier), RUN_HEAD, 'Earlier runs into this folder'))
+        if self.earlier:
+            parts.append(html_table(run_rows(self.earlier), RUN_HEAD, 'Earlier runs into this folder'))
         body = []
         for part in parts: body += [NotStr(part), Br()]
         return as_html(Div(*body[:-1], style=FONT))

@@ -115,7 +115,9 @@ class Writer:
         most:int # Tokens of each text that are shown
     ):
         from transformers import AutoModelForCausalLM
-        self.tokenizer, self.device, self.most = load_tokenizer(folder), device, most
+        self.tokenizer = load_tokenizer(folder)
+        self.device = device
+        self.most = most
         model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False,
                                                      **ranker_options(device, precision))
         self.model = model.eval().to(device)
@@ -133,7 +135,8 @@ class Writer:
     def order(self, query, texts):
         "The places of some texts, best first."
         import torch
-        ids, pad = self.ids(query, texts), self.tokenizer.pad_token_id
+        ids = self.ids(query, texts)
+        pad = self.tokenizer.pad_token_id
         if pad is None: pad = self.tokenizer.eos_token_id
         with torch.inference_mode():
             out = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6 * len(texts) + 4,
@@ -163,7 +166,8 @@ def pairwise_ranker(folder, # A cross-encoder's folder
     from sentence_transformers import CrossEncoder
     model = CrossEncoder(str(folder), device=device, local_files_only=True, trust_remote_code=False,
                          model_kwargs=ranker_options(device, precision))
-    if model.num_labels != 1: raise InputError(f'it gives {model.num_labels} numbers for a pair instead of one score')
+    if model.num_labels != 1:
+        raise InputError(f'it gives {model.num_labels} numbers for a pair instead of one score')
     def rank(query, texts):
         scores = model.predict([(query, text) for text in texts], show_progress_bar=False)
         return np.argsort(-scores, kind='stable').tolist()

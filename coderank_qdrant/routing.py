@@ -73,7 +73,8 @@ def route(profile:str, # See `chain`
         except InputError as e:
             gone[name] = str(e)
             continue
-        if found.card.name not in failed: return replace(found, fallback_from=tuple(gone), why=' '.join(gone.values()))
+        if found.card.name not in failed:
+            return replace(found, fallback_from=tuple(gone), why=' '.join(gone.values()))
         SPENT.add(found.card.hub_id)
         gone[name] = failed[found.card.name]
     raise NoWeights(f'No model for {content_type}. {" ".join(gone.values())}')

@@ -41,15 +41,16 @@ def known_values(store, # A store that is open
     values = sorted(map(str, store.values(key)))
     return f'{FILTERS[key]} can be {", ".join(values)}'
 
+# %% ../nbs/49_search.ipynb #c180dba2
 def check_filter(store, # A store that is open
                  where:dict # A filter
                 ): # Raises `InputError` where it lets nothing through
     "See that a filter leaves something to search in."
     if not where or store.count(where): return
-    said = ', '.join(f'{FILTERS[key]} {" ".join(values)}' for key,values in where.items())
+    said = [f'{FILTERS[key]} {" ".join(values)}' for key,values in where.items()]
     wrong = [key for key,values in where.items() if not store.count({key: values})]
-    known = '; '.join(known_values(store, key) for key in wrong)
-    raise InputError(f'No chunk has {said}. {known or "Each is there, but not together"}.')
+    known = [known_values(store, key) for key in wrong] or ['Each is there, but not together']
+    raise InputError(f'No chunk has {", ".join(said)}. {"; ".join(known)}.')
 
 # %% ../nbs/49_search.ipynb #e9b0fe13
 def search(query:str, # What is asked
@@ -120,7 +121,8 @@ class SearchBox:
         for name in 'query', 'button', 'subdir', 'kind', 'mode', 'results':
             getattr(self, name).add_class(f'coderank-{name}')
         self.button.on_click(self.answer)
-        for widget in self.query, self.subdir, self.kind, self.mode: widget.observe(self.answer, 'value')
+        for widget in self.query, self.subdir, self.kind, self.mode:
+            widget.observe(self.answer, 'value')
 
     def answer(self, _=None):
         "Ask what stands in the box."

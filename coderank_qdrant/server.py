@@ -22,6 +22,7 @@ def _is_address(base):
         return bool(parts.hostname) and parts.port != 0
     except ValueError: return False # a port that is no number
 
+# %% ../nbs/42_server.ipynb #9ae8e409
 def server_address(location:str # http://HOST:PORT, perhaps with /collections/NAME behind it
                   )->tuple: # Address of the server; name of a collection, or None; raises `InputError`
     "Take a location apart."
@@ -120,9 +121,11 @@ class ServerStore(Store):
     def _why(self, error):
         status = getattr(error, 'status_code', None)
         text = sentence_of(error)
-        if status in (401, 403): return 'does not accept the key. Give its own with --api_key, or set QDRANT_API_KEY'
+        if status in (401, 403):
+            return 'does not accept the key. Give its own with --api_key, or set QDRANT_API_KEY'
         if status is not None: return f'refuses: {text}'
-        if 'timed out' not in text: return f'is not answering ({text}). Is the server running, and is this its address?'
+        if 'timed out' not in text:
+            return f'is not answering ({text}). Is the server running, and is this its address?'
         return f'did not answer in time ({text}). Is it overloaded? The same command goes on from there'
 
 # %% ../nbs/42_server.ipynb #c94e7d10
@@ -269,12 +272,14 @@ def _graph_above(store, size):
     optimizers = store.lib.OptimizersConfigDiff(indexing_threshold=size)
     store._do(store.client.update_collection, store.collection, optimizers_config=optimizers)
 
+# %% ../nbs/42_server.ipynb #6230f729
 @patch
 def loading(self:ServerStore):
     "The graph is off while points come in; the payload's indexes are there from the start."
     _graph_above(self, 0)
     keyword = self.lib.PayloadSchemaType.KEYWORD
-    for key in KEYWORDS: self._do(self.client.create_payload_index, self.collection, key, keyword, wait=True)
+    for key in KEYWORDS:
+        self._do(self.client.create_payload_index, self.collection, key, keyword, wait=True)
 
 # %% ../nbs/42_server.ipynb #4ab9c0f2
 def index_status(store:ServerStore # A store with a collection

@@ -43,6 +43,7 @@ def gpu_words(gpus:list # Descriptions of the GPUs
     if not gpus: return 'none'
     return f'{len(gpus)} x {gpus[0]}' if len(set(gpus)) == 1 else ', '.join(gpus)
 
+# %% ../nbs/52_session.ipynb #4a6bab94
 def advice(fine:bool, # Is all well?
            session:str, # '' off Kaggle
            there:str, # What to do on Kaggle
@@ -52,6 +53,7 @@ def advice(fine:bool, # Is all well?
     if fine: return ''
     return there if session else elsewhere
 
+# %% ../nbs/52_session.ipynb #36ff7d9b
 def environment_rows(gpus:list, # Descriptions of the GPUs
                      session:str, # 'Interactive', 'Batch' or '' off Kaggle
                      net:bool, # Is the internet there?
@@ -92,7 +94,8 @@ def count_vectors(path # A `vectors.sqlite`, perhaps on a disk that cannot be wr
     except sqlite3.DatabaseError: return -1
 
 # %% ../nbs/52_session.ipynb #a8a6e5c7
-KEPT_FILES = 'metrics.jsonl', 'vectors.sqlite-wal', 'vectors.sqlite' # a session that was cut off has its newest in the second
+# a session that was cut off left its newest vectors in the second
+KEPT_FILES = 'metrics.jsonl', 'vectors.sqlite-wal', 'vectors.sqlite'
 
 def attached_caches(name:str, # Of the output folder
                     inputs:Path # Kaggle's mounts
@@ -102,6 +105,7 @@ def attached_caches(name:str, # Of the output folder
     counts = {file: count_vectors(file) for file in files}
     return {file: count for file,count in counts.items() if count >= 0}
 
+# %% ../nbs/52_session.ipynb #7339b2fd
 def resume_attached(out, # Where the run will write
                     inputs='/kaggle/input' # Kaggle's mounts
                    )->str: # What was done, as a sentence; '' where nothing is attached or something is there already

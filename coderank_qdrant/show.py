@@ -85,6 +85,7 @@ def table_row(values:Iterable, # Texts
     "A row of a table."
     return Tr(*[cell(text, style=f'text-align:{side}') for text,side in zip(values, sides, strict=True)])
 
+# %% ../nbs/00_show.ipynb #e82684cc
 def html_table(rows:list, # Rows of values, each as long as `head`
                head:list, # Column names
                caption:str='' # A line above the table
@@ -104,6 +105,7 @@ def file_row(file:Path # A file, relative to the notebook
     link = A(file.name, href=quote(file.as_posix()))
     return Tr(Td(link), Td(f'{megabytes:,.2f} MB', style='text-align:right'))
 
+# %% ../nbs/00_show.ipynb #ed35ac8e
 def file_table(paths:list # Files, relative to the notebook
               )->str: # HTML; names escaped
     "A table of links to files."
@@ -118,6 +120,7 @@ class ShownFigure(Figure):
         self.savefig(file, format='png', dpi=90)
         return file.getvalue()
 
+# %% ../nbs/00_show.ipynb #5f8e664b
 def new_figure(panels:int=1, # Panels, one below the other
                width:float=8, # Inches
                height:float=2.4 # Inches a panel

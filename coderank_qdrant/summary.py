@@ -23,9 +23,11 @@ def spaces_of(plan:Plan # A plan
     "Which vector space each chunk is in."
     spaces = {}
     for model in plan.models:
-        for content_type in model.content_types: spaces[content_type] = model.card.name, model.fingerprint
+        for content_type in model.content_types:
+            spaces[content_type] = model.card.name, model.fingerprint
     return {id: (*spaces[content_type], content_type) for id,content_type in plan.content_types.items()}
 
+# %% ../nbs/36_summary.ipynb #1675090d
 def text_keys(plan:Plan # A plan
              )->dict: # chunk id: (fingerprint, text hash)
     "What each chunk's vector is kept under."
@@ -49,8 +51,12 @@ class Count:
         self.start: float|None = None # epoch seconds
         self.bad: dict = {} # (fingerprint, text hash): why it is quarantined
         truncated = sum(model.truncated for model in plan.models)
-        self.counters = dict(cached=self.cached, duplicates=self.total - len(chunks_of), truncated=truncated,
-                             retried=0, oom=0, quarantined=0)
+        self.counters = dict(cached=self.cached,
+                             duplicates=self.total - len(chunks_of),
+                             truncated=truncated,
+                             retried=0,
+                             oom=0,
+                             quarantined=0)
 
     def add(self, space:str, rows:list, tokens:int=0, why:str=''): # space: fingerprint; rows: of `Row`
         "Windows that are done, or quarantined where there is a reason."
@@ -71,8 +77,13 @@ class Count:
 
     def facts(self)->dict:
         "For the events of a run."
-        return dict(done=self.cached + self.new, total=self.total, new=self.new, tokens=self.tokens,
-                    all_tokens=self.all_tokens, seconds=self.seconds, counters=dict(self.counters))
+        return dict(done=self.cached + self.new,
+                    total=self.total,
+                    new=self.new,
+                    tokens=self.tokens,
+                    all_tokens=self.all_tokens,
+                    seconds=self.seconds,
+                    counters=dict(self.counters))
 
 # %% ../nbs/36_summary.ipynb #e0792ad9
 def quarantined_chunks(plan:Plan, bad:dict)->list: # bad: from `Count`; dictionaries of id and reason
@@ -83,6 +94,7 @@ def one_or_all(values:dict):
     "A single value by itself, several as they are."
     return next(iter(values.values())) if len(values) == 1 else values
 
+# %% ../nbs/36_summary.ipynb #05ab37b8
 def versions()->dict: # package: version
     "What a run's result depends on."
     names = 'torch', 'transformers', 'sentence-transformers', 'numpy'
@@ -93,11 +105,22 @@ def versions()->dict: # package: version
 def model_summary(model:ModelPlan, dimension:int|None)->dict:
     "What the summary says of one model."
     wanted = model.fallback_from[0] if model.fallback_from else None
-    return dict(name=model.card.name, weights=model.place, fingerprint=model.fingerprint, dimension=dimension,
-                precision=model.precision, placement=str(model.placement), content_types=model.content_types,
-                chunks=model.chunks, distinct_texts=len(model.work.tokens), batch_budget=model.budget,
-                strategy=model.strategy, max_length=model.card.max_length, long=model.long, resumed=model.resumed,
-                fallback_from=wanted, fallback_reason=model.why or None)
+    return dict(name=model.card.name,
+                weights=model.place,
+                fingerprint=model.fingerprint,
+                dimension=dimension,
+                precision=model.precision,
+                placement=str(model.placement),
+                content_types=model.content_types,
+                chunks=model.chunks,
+                distinct_texts=len(model.work.tokens),
+                batch_budget=model.budget,
+                strategy=model.strategy,
+                max_length=model.card.max_length,
+                long=model.long,
+                resumed=model.resumed,
+                fallback_from=wanted,
+                fallback_reason=model.why or None)
 
 # %% ../nbs/36_summary.ipynb #d943d2f9
 def speed_summary(plan:Plan, count:Count)->dict:
@@ -117,10 +140,14 @@ def speed_summary(plan:Plan, count:Count)->dict:
 def account_of(plan:Plan, quarantined:list, limited:int)->dict: # Raises `RuntimeError`
     "Where every chunk entry went."
     corpus = plan.corpus
-    account = dict(found=corpus.found, embedded=len(corpus.chunks) - len(quarantined), quarantined=len(quarantined),
-                   reported=sum(problem.chunks for problem in corpus.problems), beyond_limit=limited)
+    account = dict(found=corpus.found,
+                   embedded=len(corpus.chunks) - len(quarantined),
+                   quarantined=len(quarantined),
+                   reported=sum(problem.chunks for problem in corpus.problems),
+                   beyond_limit=limited)
     whole = sum(account.values())
-    if 2 * corpus.found != whole: raise RuntimeError(f'The chunks do not add up: {account}. Please report this.')
+    if 2 * corpus.found != whole:
+        raise RuntimeError(f'The chunks do not add up: {account}. Please report this.')
     return account
 
 # %% ../nbs/36_summary.ipynb #1b72d7b4
@@ -128,9 +155,12 @@ def text_counts(models:list, count:Count)->dict: # models: `ModelPlan`s
     "How many texts there were, and what was done with them."
     def total(number): return sum(number(model) for model in models)
     return dict(distinct_texts=total(lambda model: len(model.work.tokens)),
-                cached=total(lambda model: model.work.cached), computed=count.texts,
-                windowed=total(lambda model: model.windowed), truncated=total(lambda model: model.truncated))
+                cached=total(lambda model: model.work.cached),
+                computed=count.texts,
+                windowed=total(lambda model: model.windowed),
+                truncated=total(lambda model: model.truncated))
 
+# %% ../nbs/36_summary.ipynb #38553d05
 def summarise(plan:Plan, # What was planned
               count:Count, # How it went
               dims:dict, # model name: numbers in a vector
@@ -138,7 +168,9 @@ def summarise(plan:Plan, # What was planned
               limited:int=0 # Chunks beyond `--limit`
              )->dict: # What goes into the summary file
     "The facts of a finished run."
-    corpus, models, devices = plan.corpus, plan.models, plan.devices
+    corpus = plan.corpus
+    models = plan.models
+    devices = plan.devices
     quarantined = quarantined_chunks(plan, count.bad)
     account = account_of(plan, quarantined, limited)
     names = [model.card.name for model in models]

@@ -27,6 +27,7 @@ class Loaded:
         "Whether the model can be asked something else."
         return all(worker.ready and not worker.jobs and not worker.dropped for worker in self.team)
 
+# %% ../nbs/32_teams.ipynb #b810e80a
 def fits_beside(placement:Placement, # Of a model
                 others:list # `Placement`s of models that are loaded
                )->bool:
@@ -57,7 +58,8 @@ class Teams:
     )->list: # Of `Worker`, perhaps still loading
         "The workers of a model; others make room for it where they must."
         here = self.loaded.get(key)
-        if here and (here.placement.way, here.task.empty_every) != (placement.way, task.empty_every): self.drop(key)
+        if here and (here.placement.way, here.task.empty_every) != (placement.way, task.empty_every):
+            self.drop(key)
         if key not in self.loaded:
             self.make_room(placement)
             taken = sum(other.need for other in self.placements())
@@ -90,7 +92,8 @@ class TeamEncoder:
         worker.send(Job(list(range(len(rows)))), rows)
         try: kind, *what = worker.receive()
         except Died as e: kind, what = 'died', [str(e)]
-        if kind != 'done': raise InputError(f'{self.card.name} on {worker.name} gave no vector: {what[0]}')
+        if kind != 'done':
+            raise InputError(f'{self.card.name} on {worker.name} gave no vector: {what[0]}')
         return what[0]
 
 # %% ../nbs/32_teams.ipynb #f777bdc7
@@ -101,6 +104,7 @@ def release_models():
     "End the workers of all models that were kept, and give their memory back."
     KEPT.close()
 
+# %% ../nbs/32_teams.ipynb #c43e209c
 def make_way(keep:bool # Are models to stay loaded?
             )->Teams: # For the workers of a run
     "Give back the devices' memory, as far as it is ours to give."

@@ -23,6 +23,7 @@ def higher(*readings:int|None)->int|None: # None where there is no reading
     "The highest of some readings that may be missing."
     return max((reading for reading in readings if reading), default=None)
 
+# %% ../nbs/26_view.ipynb #8700c8a4
 def thin(curve:list # Of (time, tokens so far, bytes in use or None)
         )->list: # The curve, or every second of its points
     "A curve that does not grow without end."
@@ -115,6 +116,7 @@ def enter(view:View, # Changed
     view.spans = [*view.spans, [phase, now, now]][-500:]
     view.phase = phase
 
+# %% ../nbs/26_view.ipynb #b075ace4
 def seconds_by_phase(view:View)->dict: # phase: seconds, in the order they were first entered
     "How long each phase took, so far."
     spent: Counter = Counter()
@@ -124,7 +126,11 @@ def seconds_by_phase(view:View)->dict: # phase: seconds, in the order they were 
 # %% ../nbs/26_view.ipynb #d115e890
 def guessed_phase(view:View, event:Event)->str|None: # One of `PHASES`, or None
     "The phase an event speaks of, for streams without 'phase' events."
-    of = dict(start='reading', note=view.phase or 'planning', plan='embedding', batch='embedding', write='writing')
+    of = dict(start='reading',
+              note=view.phase or 'planning',
+              plan='embedding',
+              batch='embedding',
+              write='writing')
     return of.get(event.name)
 
 # %% ../nbs/26_view.ipynb #9f734b70
@@ -146,15 +152,20 @@ def add_memory(worker:WorkerView, event:Event):
     worker.peak = higher(worker.peak, memory.get('peak'))
     worker.curve = thin([*worker.curve, (event.time, worker.tokens, memory.get('used'))])
 
+# %% ../nbs/26_view.ipynb #de983f0d
 def on_batch(view:View, event:Event):
     "Count a batch for its worker."
-    worker, before = worker_of(view, event), view.counts.get('tokens', 0)
+    worker = worker_of(view, event)
+    before = view.counts.get('tokens', 0)
     on_tick(view, event)
     phase_began = view.spans[-1][1] if view.spans else None
     since = max((at for at in (worker.last, phase_began) if at), default=event.time)
-    rows, length = event['rows'], event['length']
-    worker.last, worker.pid = event.time, event.get('pid')
-    worker.model, worker.shape = event.get('model', ''), (rows, length)
+    rows = event['rows']
+    length = event['length']
+    worker.last = event.time
+    worker.pid = event.get('pid')
+    worker.model = event.get('model', '')
+    worker.shape = (rows, length)
     worker.busy += event.get('took', max(event.time - since, 0))
     worker.batches += 1
     worker.rows += rows
@@ -165,22 +176,27 @@ def on_batch(view:View, event:Event):
 # %% ../nbs/26_view.ipynb #217272f5
 def on_start(view:View, event:Event):
     "Take down whose run it is, and its workers."
-    view.collection, view.continued = event.get('collection', ''), event.get('state') == 'continued'
+    view.collection = event.get('collection', '')
+    view.continued = event.get('state') == 'continued'
     for device in event.get('devices', []):
         name = device.get('worker') or device.get('device', 'cpu')
         worker = view.workers.setdefault(name, WorkerView())
-        worker.device, worker.label = device.get('device', name), str(device.get('name', ''))
+        worker.device = device.get('device', name)
+        worker.label = str(device.get('name', ''))
         worker.total = device.get('total')
 
+# %% ../nbs/26_view.ipynb #d1a59c15
 def on_plan(view:View, event:Event):
     "Keep what was planned."
     on_tick(view, event)
     view.plan = {key: event[key] for key in ('models', 'rows', 'chunks', 'peaks', 'all_tokens') if key in event.facts}
 
+# %% ../nbs/26_view.ipynb #37b4ac79
 def on_worker(view:View, event:Event):
     "A worker started, was replaced, failed or was dropped."
     worker = worker_of(view, event)
-    worker.state, worker.pid = event.get('state', ''), event.get('pid', worker.pid)
+    worker.state = event.get('state', '')
+    worker.pid = event.get('pid', worker.pid)
 
 # %% ../nbs/26_view.ipynb #8f35c64c
 def on_oom(view:View, event:Event):
@@ -191,20 +207,25 @@ def on_retry(view:View, event:Event):
     "Count a batch that is done again, by reason."
     view.retries[str(event.get('reason', 'no reason given'))] += 1
 
+# %% ../nbs/26_view.ipynb #befc41af
 def on_quarantine(view:View, event:Event):
     "Keep what was quarantined, with its reason."
     new = event.get('n', 1), str(event.get('reason', '')), event.get('ids', [])
     view.quarantined = [*view.quarantined, new][:200]
 
+# %% ../nbs/26_view.ipynb #d56a32c1
 def on_end(view:View, event:Event):
     "Keep how it ended."
-    view.state, view.end = event.get('state') or 'Done', event.text
+    view.state = event.get('state') or 'Done'
+    view.end = event.text
 
+# %% ../nbs/26_view.ipynb #817a18dc
 def on_phase(view:View, event:Event):
     "Enter the phase that is named."
     view.told = True
     enter(view, str(event.get('phase', '')), event.time)
 
+# %% ../nbs/26_view.ipynb #78f9faf8
 def on_download(view:View, event:Event):
     "Keep how far a download is."
     view.download = event
@@ -219,16 +240,21 @@ def add_facts(view:View, name:str, device:str, facts:dict, now:float):
     worker.total = worker.total or facts.get('total')
     used = facts.get('used')
     if worker.reserved or not used: return
-    worker.used, worker.peak = used, higher(worker.peak, used)
+    worker.used = used
+    worker.peak = higher(worker.peak, used)
     worker.curve = thin([*worker.curve, (now, worker.tokens, used)])
 
+# %% ../nbs/26_view.ipynb #4c121e1a
 def on_sample(view:View, event:Event):
     "What the machine says."
-    view.sampled, view.host = event.time, event.get('host', {})
+    view.sampled = event.time
+    view.host = event.get('host', {})
     for device,facts in event.get('gpus', {}).items():
         names = [name for name,worker in view.workers.items() if worker.device == device]
-        for name in names or [device]: add_facts(view, name, device, facts, event.time)
-    for name,facts in event.get('processes', {}).items(): add_facts(view, name, 'cpu', facts, event.time)
+        for name in names or [device]:
+            add_facts(view, name, device, facts, event.time)
+    for name,facts in event.get('processes', {}).items():
+        add_facts(view, name, 'cpu', facts, event.time)
 
 # %% ../nbs/26_view.ipynb #e8585643
 FOLDS = dict(start=on_start, phase=on_phase, plan=on_plan, batch=on_batch, tick=on_tick, oom=on_oom, retry=on_retry,
@@ -241,11 +267,13 @@ def add_message(view:View, event:Event):
     first = event.text.split('\n')[0]
     view.messages = [*view.messages, (event.time - (view.start or 0), event.name, first)][-MESSAGES:]
 
+# %% ../nbs/26_view.ipynb #faa44a09
 def fold(view:View, # Changed
          event:Event # The next event
         )->View: # The same view
     "The view after one more event."
-    view.start, view.now = view.start or event.time, max(event.time, view.now or 0)
+    view.start = view.start or event.time
+    view.now = max(event.time, view.now or 0)
     phase = None if view.told else guessed_phase(view, event)
     if phase: enter(view, phase, event.time)
     if view.spans: view.spans[-1][2] = view.now
@@ -253,6 +281,7 @@ def fold(view:View, # Changed
     add_message(view, event)
     return view
 
+# %% ../nbs/26_view.ipynb #faf5f6ee
 def view_of(events:Iterable[Event] # Of one run
            )->View:
     "All events of a run at one glance."
@@ -273,10 +302,13 @@ class SoFar:
     speed:float # Tokens a second
     left:float|None # Seconds; None while it would be a guess
 
+# %% ../nbs/26_view.ipynb #9d80ce25
 def so_far(view:View)->SoFar:
     "How far the run is."
     counts = dict.fromkeys(LINE, 0) | view.counts
-    tokens, needed, seconds = counts['tokens'], counts['all_tokens'], counts['seconds']
+    tokens = counts['tokens']
+    needed = counts['all_tokens']
+    seconds = counts['seconds']
     share = tokens / needed if needed else float(bool(view.counts) or view.state == 'Done')
     speed = tokens / max(seconds, 1e-9)
     known = tokens and (seconds >= SETTLED or share >= .05)
@@ -303,6 +335,7 @@ def steps(curve:list # Of (time, tokens so far, bytes)
         before = tokens
     return points
 
+# %% ../nbs/26_view.ipynb #dc65cd68
 def tokens_at(curve:list, # Of (time, tokens so far, bytes)
               start:float, # When the worker began
               times # When to look; any shape
@@ -318,6 +351,7 @@ def rates(curve:list, # Of (time, tokens so far, bytes)
     "Throughput over time."
     return np.diff(tokens_at(curve, edges[0], edges)) / np.maximum(np.diff(edges), 1e-9)
 
+# %% ../nbs/26_view.ipynb #6fea9172
 def speed_now(worker:WorkerView,
               start:float, # When it began
               window:float=15 # Seconds to look back

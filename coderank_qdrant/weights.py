@@ -31,16 +31,20 @@ def safetensors_size(path:Path # A safetensors file, whole or not
 def weights_fault(file:Path # A safetensors file
                  )->str: # '' for a whole one
     "What is wrong with a file of weights: too short, too long, or without its own header."
-    size, whole = file.stat().st_size, safetensors_size(file)
-    if whole is None: return f'{file.name} is cut off or broken: its {size:,} bytes do not hold its own header'
+    size = file.stat().st_size
+    whole = safetensors_size(file)
+    if whole is None:
+        return f'{file.name} is cut off or broken: its {size:,} bytes do not hold its own header'
     if size < whole: return f'{file.name} is cut off: {size:,} of {whole:,} bytes are here'
     if size > whole: return f'{file.name} is broken: it has {size:,} bytes, its header says {whole:,}'
     return ''
 
+# %% ../nbs/04_weights.ipynb #c1e295f6
 def file_fault(file:Path # A file that a model needs
               )->str: # Such as 'model.safetensors is cut off: ...', or '' for a whole file
     "What is wrong with one file of a model."
-    if file.is_symlink() and not file.exists(): return f'{file.name} is a link to a file that is not there'
+    if file.is_symlink() and not file.exists():
+        return f'{file.name} is a link to a file that is not there'
     if not file.is_file(): return f'{file.name} is missing'
     if file.suffix == '.safetensors': return weights_fault(file)
     return '' if file.stat().st_size else f'{file.name} is empty'
@@ -55,10 +59,12 @@ def named_weights(index:Path # An index of weights
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f'{INDEX} cannot be read: it is cut off or broken') from None
 
+# %% ../nbs/04_weights.ipynb #f8acde62
 def weight_files(folder:Path # A model's folder
                 )->list: # Those that lie there and those that the index names; raises `InputError`
     "The weight files a model is made of."
-    here, index = set(folder.glob('*.safetensors')), folder/INDEX
+    here = set(folder.glob('*.safetensors'))
+    index = folder/INDEX
     named = {folder/name for name in named_weights(index)} if index.is_file() else set()
     return sorted(here | named)
 
@@ -67,9 +73,14 @@ def interrupted_downloads(folder:Path # A model's folder, perhaps in the hub cac
                          )->list: # A sentence for each
     "What downloads that were cut off left behind."
     blobs = folder.parents[1]/'blobs' if folder.parent.name == 'snapshots' else folder
-    parts = sorted({*folder.rglob('*.incomplete'), *blobs.glob('*.incomplete')})
-    return [f'an interrupted download left {part.name[-24:]} with {part.stat().st_size:,} bytes' for part in parts]
+    parts = {*folder.rglob('*.incomplete'), *blobs.glob('*.incomplete')}
+    said = []
+    for part in sorted(parts):
+        size = part.stat().st_size
+        said.append(f'an interrupted download left {part.name[-24:]} with {size:,} bytes')
+    return said
 
+# %% ../nbs/04_weights.ipynb #bed7aebf
 def first_few(words:list, most:int=4)->list:
     "The first of some words, and how many more there are."
     if len(words) <= most: return words
@@ -94,6 +105,7 @@ def model_faults(folder:Path # A folder
     if not faults and not has_tokenizer: return ['it has no tokenizer']
     return faults
 
+# %% ../nbs/04_weights.ipynb #2542c405
 def why_no_model(folder:Path # A folder that should hold a model
                 )->str: # What is missing, or '' if a model can be loaded from it
     "The reason why a folder cannot be loaded as a model."
@@ -127,6 +139,7 @@ def bare(text:str)->str:
     "A name without case and hyphens, as Kaggle changes both."
     return text.replace('-', '').replace('_', '').lower()
 
+# %% ../nbs/04_weights.ipynb #06c934c2
 def on_kaggle_input(name:str, # Short name of the model
                     inputs='/kaggle/input' # Kaggle's mounts
                    )->Path: # The model's folder; raises `InputError`

@@ -22,6 +22,7 @@ class Row(NamedTuple):
     start:int # Its first token
     end:int # Behind its last token
 
+# %% ../nbs/22_work.ipynb #71627d42
 @dataclass(frozen=True, repr=False)
 class Work:
     "What one model has to do: rows to compute, and how long all its texts are."
@@ -55,9 +56,12 @@ def find_work(texts:dict, # text hash: text, of all distinct texts a model reads
     found = tokenize(tokenizer, list(missing.values()))
     ids = dict(zip(missing, found, strict=True))
     cut = {hash: spans(len(tokens), width, long) for hash,tokens in ids.items()}
-    tokens, windows = {}, {}
+    tokens = {}
+    windows = {}
     for hash in texts:
-        if hash in ids: tokens[hash], windows[hash] = len(ids[hash]), len(cut[hash])
+        if hash in ids:
+            tokens[hash] = len(ids[hash])
+            windows[hash] = len(cut[hash])
         else: tokens[hash], windows[hash], _ = there[hash]
     return Work(tokens, windows, ids, missing_rows(cut, there), len(texts) - len(missing))
 

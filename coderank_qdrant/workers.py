@@ -44,6 +44,7 @@ def start_on_cpu(encoder:Encoder, # The model
     seconds = time.perf_counter() - start
     return vectors, lambda: seconds
 
+# %% ../nbs/31_workers.ipynb #cff07552
 def start_on_gpu(encoder:Encoder, # The model
                  rows:list # Token ids of each row
                 )->tuple: # Vectors on the host, perhaps still on their way; function that waits, and gives the seconds
@@ -66,6 +67,7 @@ def error_words(error:Exception)->str:
     "An error as plain words, since it has to go through a socket."
     return f'{type(error).__name__}: {error}'
 
+# %% ../nbs/31_workers.ipynb #6d048074
 def begin(encoder:Encoder, # The model
           rows:list, # Token ids of each row
           exact:bool=False # Count in 32 bits?
@@ -84,9 +86,13 @@ def gpu_memory(device:str # 'cuda:N'
               )->dict: # Bytes: used, reserved, peak, total, free
     "What a card holds at the moment, and held at the most."
     free, total = torch.cuda.mem_get_info(device)
-    return dict(used=torch.cuda.memory_allocated(device), reserved=torch.cuda.memory_reserved(device),
-                peak=torch.cuda.max_memory_allocated(device), total=total, free=free)
+    return dict(used=torch.cuda.memory_allocated(device),
+                reserved=torch.cuda.memory_reserved(device),
+                peak=torch.cuda.max_memory_allocated(device),
+                total=total,
+                free=free)
 
+# %% ../nbs/31_workers.ipynb #c3d1c136
 def batch_facts(encoder:Encoder, # The model
                 took:float # Seconds of computing, without those in the queue
                )->dict: # took, pid, and memory (on a CPU: rss, the bytes this process holds)
@@ -139,7 +145,8 @@ def set_up(task:Task, # What to load
     calibration = calibrate(encoder, memory) if task.measure else None
     free_cached(device)
     for used in encoder.devices:
-        if used != 'cpu': torch.cuda.reset_peak_memory_stats(used)  # what measuring took is no part of the run
+        if used != 'cpu':
+            torch.cuda.reset_peak_memory_stats(used)  # what measuring took is no part of the run
     return encoder, dict(dim=encoder.card.dim, calibration=calibration)
 
 # %% ../nbs/31_workers.ipynb #4d8038cf
@@ -164,7 +171,8 @@ class Worker:
 
     def shrink(self, tokens):
         "After running out of memory: half of what did not fit."
-        self.budget, self.clean = max(tokens // 2, 1), 0
+        self.budget = max(tokens // 2, 1)
+        self.clean = 0
 
     def grow(self):
         "After eight clean batches: a quarter more, up to the full budget."
@@ -204,6 +212,7 @@ class Local(Worker):
 class Died(Exception):
     "A worker is gone, or cannot go on."
 
+# %% ../nbs/31_workers.ipynb #4701c2fa
 def listen(conn:Connection, # The worker's end of the socket
            inbox:queue.SimpleQueue # Where messages go
           ):
@@ -215,6 +224,7 @@ def listen(conn:Connection, # The worker's end of the socket
         traceback.print_exc()
         os._exit(1)
 
+# %% ../nbs/31_workers.ipynb #0a07bf53
 def refusal(error:Exception # What loading a model raised
            )->tuple: # ('no room', 'refused' or 'failed', words)
     "Why a worker cannot begin."
@@ -238,6 +248,7 @@ def work_off(encoder:Encoder, # The model
         if task.empties(n): free_cached(encoder.device)
     conn.send(finish(encoder, before))  # after an error of its own a process is not trusted with another batch
 
+# %% ../nbs/31_workers.ipynb #84d38062
 def serve(fd:int # The worker's end of the socket
          ):
     "What a worker process does from beginning to end."
@@ -263,6 +274,7 @@ def worker_environment(task:Task # What the worker loads
     for name in ALLOCATOR: env.setdefault(name, 'expandable_segments:True')
     return env
 
+# %% ../nbs/31_workers.ipynb #602df2c2
 def start_process(task:Task, # What the worker loads
                   theirs:socket.socket, # The worker's end of the socket
                   words # A file for what it has to say
@@ -283,7 +295,8 @@ class Remote(Worker):
         self.words = tempfile.TemporaryFile()
         self.proc = start_process(self.task, theirs, self.words)
         theirs.close()
-        self.conn, self.pid = Connection(ours.detach()), self.proc.pid
+        self.conn = Connection(ours.detach())
+        self.pid = self.proc.pid
         self.ready, self.depth, self.since = None, 2, time.monotonic()
         options = asdict(self.task)
         card = options.pop('card')
@@ -363,6 +376,7 @@ def team_ready(team:list, # Of `Worker`
         worker.ready = what
     return [worker.ready for worker in team]
 
+# %% ../nbs/31_workers.ipynb #df0b485c
 def close_team(team:list # Of `Worker`
               ):
     "End all processes."
