@@ -12,8 +12,8 @@ def corpus(tmp_path):
     return tmp_path/'c'
 
 @pytest.mark.parametrize('args,says', [([], 'Say where to write'), (['--out', 'OUT', '--profile', 'no-such-model'], 'Looked in'), (['--out', 'OUT', '--devices', 'cuda:7'], 'no device cuda:7'),
-    (['--out', 'OUT', '--profile', 'offline', '--precision', 'fp64'], 'not known'), (['--out', 'OUT', '--profile', 'offline', '--strategy', 'luck'], 'not known'),
-    (['--out', 'OUT', '--profile', 'offline', '--long', 'never'], 'not one of'), (['--out', 'OUT', '--profile', 'offline', '--max_length', '9999'], '16 to 512'),
+    (['--out', 'OUT', '--profile', 'offline', '--precision', 'fp64'], '--precision fp64: one of'), (['--out', 'OUT', '--profile', 'offline', '--strategy', 'luck'], '--strategy luck: one of'),
+    (['--out', 'OUT', '--profile', 'offline', '--long', 'never'], '--long never: one of'), (['--out', 'OUT', '--profile', 'offline', '--max_length', '9999'], '16 to 512'),
     (['--out', 'OUT', '--profile', 'offline', '--limit', '0'], 'at least one'), (['--out', 'OUT', '--profile', 'offline', '--collection', 'a/b'], 'slashes'),
     (['--out', 'OUT', '--nonsense'], 'unrecognized')], ids=lambda a: ' '.join(a[2:]) if isinstance(a, list) else '')
 def test_bad_arguments_are_exit_2(corpus, tmp_path, args, says):
@@ -25,6 +25,7 @@ def test_help_names_every_option():
     p = run_cli('--help')
     assert p.returncode == 0
     assert all(f'--{o}' in p.stdout for o in inspect.signature(embed_corpus).parameters if o not in ('root', 'keep'))
+    assert '--max_bad' in p.stdout
 
 def test_a_dry_run_writes_nothing(corpus, tmp_path):
     p = run_cli(corpus, '--out', tmp_path/'out', '--profile', 'offline', '--dry_run')

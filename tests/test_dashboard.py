@@ -2,11 +2,11 @@
 import json, re, shutil, sys, time
 import pytest
 from conftest import REAL, ROOT, read_jsonl, run_cli, summary_of, write_file
-from coderank_qdrant.events import read_metrics, split_runs
-from coderank_qdrant.report import Report, run_report
-from coderank_qdrant.dashboard import dashboard_html, phases_html
-from coderank_qdrant.events import view_of
-from coderank_qdrant.report import report_figure, skipped_html
+from coderank_qdrant.dashboard import dashboard_html, show_phases
+from coderank_qdrant.events import WORKER_STATES, Event, event_of, read_metrics, split_runs
+from coderank_qdrant.report import Report, report_figure, run_report, skipped_html
+from coderank_qdrant.show import BAD, as_html
+from coderank_qdrant.view import view_of
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -66,6 +66,7 @@ def test_nothing_of_a_corpus_acts_in_the_page(tmp_path, tiny, chromium):
     p.close()
 
 def evil_events():
+    "As a file has them."
     yield dict(event='start', time=1., collection=EVIL, devices=[dict(device='cuda:0', name=EVIL, total=2**34)])
     yield dict(event='plan', time=2., text=EVIL, models=[EVIL], peaks={'cuda:0': 2**33})
     for i in range(1, 40):
@@ -73,26 +74,50 @@ def evil_events():
                    seconds=float(i), memory=dict(used=2**32, reserved=2**33, peak=2**33, total=2**34), counters=dict(cached=0))
     yield dict(event='retry', time=42., device='cuda:0', rows=4, reason=EVIL, text=EVIL)
     yield dict(event='quarantine', time=43., ids=[EVIL], n=1, reason=EVIL)
-    yield dict(event='worker', time=44., device='cuda:0', pid=1, state='died', text=EVIL)
+    yield dict(event='worker', time=44., device='cuda:0', pid=1, state='failed', text=EVIL)
     yield dict(event='phase', time=45., phase=EVIL)
     yield dict(event='end', time=46., state=EVIL, text=EVIL)
 
 @needs_chromium
 def test_nothing_of_an_event_acts_in_the_page(chromium):
-    v, bad = view_of(evil_events()), [dict(id=EVIL, reason=EVIL)]
+    events, bad = [event_of(e) for e in evil_events()], [dict(id=EVIL, reason=EVIL)]
+    v = view_of(events)
     r = Report(v, dict(problems=[dict(path=EVIL, kind=EVIL, detail=EVIL)], quarantined=bad), [v])
     p = chromium.new_page()
-    p.set_content(dashboard_html(v) + r.html + skipped_html(v) + phases_html(view_of(list(evil_events())[:-1])))
+    p.set_content(dashboard_html(v) + r.html + skipped_html(v) + as_html(show_phases(view_of(events[:-1]))))
     p.wait_for_timeout(300)
     assert p.evaluate('window.hit') is None and not p.query_selector('script, [onerror], [onload]')
     assert p.inner_text('body').count('window.hit=3') > 10
     assert report_figure(v)._repr_png_()[:4] == b'\x89PNG'
     p.close()
 
+@pytest.mark.parametrize('state', WORKER_STATES)
+def test_a_worker_in_trouble_is_red(state):
+    events = [Event('start', 1., facts=dict(devices=[dict(worker='cpu 1', device='cpu'), dict(worker='cpu 2', device='cpu')])),
+              Event('worker', 2., 'cpu 2', state, dict(device='cpu', state=state))]
+    v = view_of(events)
+    assert list(v.workers) == ['cpu 1', 'cpu 2']
+    assert (BAD in dashboard_html(v)) == (state in ('failed', 'dropped'))
+
+def test_every_state_that_a_worker_tells_is_known():
+    told = (ROOT/'coderank_qdrant/parallel.py').read_text()
+    assert all(f"'{state}'" in told for state in WORKER_STATES)
+
+def test_a_file_of_an_earlier_version_still_gives_its_report(tmp_path):
+    "No worker is named there; two processes on one CPU were told apart by their numbers."
+    lines = [dict(event='start', time=1., collection='c', devices=[dict(device='cpu', name='CPU', total=9)])]
+    for i in range(1, 9):
+        lines.append(dict(event='batch', time=1. + i, device='cpu', pid=70 + i % 2, rows=1, length=9, tokens=9*i, all_tokens=72, done=i,
+                          total=8, new=i, seconds=float(i), rss=2**20))
+    lines.append(dict(event='end', time=10., state='Done', text='Done: 8 embeddings'))
+    (tmp_path/'metrics.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines))
+    v = run_report(tmp_path).view
+    assert v.state == 'Done' and [w.batches for name,w in v.workers.items() if name in ('cpu 1', 'cpu 2')] == [4, 4]
+
 RUN = "from coderank_qdrant.all import *", "run = embed_corpus('corpus', 'out', profile='offline')", "run_report('out')"
 
 KEEP = 'import coderank_qdrant.display as p\nmade, make = [], p.notebook_sink\ndef kept(*a, **k): made.append(make(*a, **k)); return made[-1]\np.notebook_sink = kept'
-COST = "(made[0].spent, made[0].view['counts']['seconds'], len(made[0].view['devices']['cpu']['curve']))"
+COST = "(made[0].spent, made[0].view.counts['seconds'], len(made[0].view.workers['cpu'].curve), list(made[0].view.workers))"
 
 @pytest.fixture(scope='module')
 def ran(tmp_path_factory, texts):
@@ -116,7 +141,8 @@ def test_executed_notebook_reads_without_javascript(ran, tmp_path, chromium):
     context.close()
 
 def test_a_dashboard_costs_less_than_a_hundredth(ran):
-    spent, seconds, points = eval(ran.cells[-1].outputs[0]['data']['text/plain'])
+    spent, seconds, points, workers = eval(ran.cells[-1].outputs[0]['data']['text/plain'])
+    assert workers == ['cpu'], 'one worker is one row'
     assert points > 10 and 0 < spent < .01 * seconds + .1, (spent, seconds)  # the first update may take long; the next then waits a hundred times as long
 
 def test_without_widgets_the_same_facts_are_there(tmp_path, texts):
@@ -140,7 +166,7 @@ def test_a_log_reads_as_a_log(tmp_path, texts):
     assert p.returncode == 0 and not re.search(r'[\x00-\x09\x0b-\x1f\x7f]', p.stderr), repr(p.stderr)
     lines = p.stderr.splitlines()
     progress = [l for l in lines if re.fullmatch(r'\d+/\d+ chunks \(\d+\.\d%\) \u00b7 \d+\.\d chunks/s \u00b7 ETA \d+\.\d min', l)]
-    seconds = [e['time'] for e in read_metrics(tmp_path/'out/metrics.jsonl')[0]]
+    seconds = [e.time for e in read_metrics(tmp_path/'out/metrics.jsonl')[0]]
     assert 1 <= len(progress) <= (seconds[-1] - seconds[0]) / 10 + 2
     assert progress[-1].startswith('60/60') and lines[-1].startswith('Done') and lines[0].startswith('Read')
 
@@ -159,9 +185,9 @@ def test_stop_after_a_minute_on_the_real_corpus(tmp_path):
     p = run_cli(*args, '--stop_after', '1')
     assert p.returncode == 0 and 'Stopped after 1' in p.stderr and 50 < time.time() - began < 90
     assert not (tmp_path/'out'/f'{name}_embeddings.jsonl').exists()
-    states = [view_of(r)['state'] for r in split_runs(read_metrics(tmp_path/'out/metrics.jsonl')[0])]
+    states = [view_of(r).state for r in split_runs(read_metrics(tmp_path/'out/metrics.jsonl')[0])]
     p = run_cli(*args, timeout=3000)
     s = summary_of(tmp_path/'out', name)
     assert (states, p.returncode, s['total_embeddings']) == (['Stopped'], 0, 3872) and s['models'][0]['resumed']
-    assert [run_report(tmp_path/'out', i).view['state'] for i in (0, 1)] == ['Stopped', 'Done']
+    assert [run_report(tmp_path/'out', i).view.state for i in (0, 1)] == ['Stopped', 'Done']
     assert len(read_jsonl(tmp_path/'out'/f'{name}_embeddings.jsonl')) == 3872

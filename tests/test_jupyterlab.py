@@ -2,7 +2,7 @@
 import json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 import pytest
 from conftest import ROOT, all_gone, write_file
-from coderank_qdrant.events import split_runs
+from coderank_qdrant.events import read_metrics, split_runs
 
 sync_playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed').sync_playwright
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -183,9 +183,10 @@ def test_stop_button_dark_and_narrow(lab, chromium):
     watch(page)
     wait_for(page, 120, lambda: all_executed(page))
     shoot(page, 'dark-700-end')
-    events = [json.loads(l) for l in (out/'metrics.jsonl').read_text().splitlines()]
-    assert [e['state'] for e in events if e['event'] == 'end'] == ['Interrupted', 'Done']
-    first, second = ([e for e in r if e['event'] == 'batch'] for r in split_runs(events) if any(e['event'] == 'batch' for e in r))
+    events, _ = read_metrics(out/'metrics.jsonl')
+    assert [e['state'] for e in events if e.name == 'end'] == ['Interrupted', 'Done']
+    batches = [[e for e in run if e.name == 'batch'] for run in split_runs(events)]
+    first, second = filter(None, batches)
     assert second[0]['all_tokens'] == first[0]['all_tokens'] - first[-1]['tokens'], 'the second run did not begin where the first stopped'
     s = json.loads((out/'small_corpus_embedding_summary.json').read_text())
     assert s['total_embeddings'] == CHUNKS and s['models'][0]['resumed']

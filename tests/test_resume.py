@@ -8,7 +8,7 @@ from coderank_qdrant.pipeline import embed_corpus
 
 def batches(out):
     f = out/'metrics.jsonl'
-    return [e for e in read_metrics(f)[0] if e['event'] == 'batch'] if f.exists() else []
+    return [e for e in read_metrics(f)[0] if e.name == 'batch'] if f.exists() else []
 
 def committed(out):
     "Rows that are in the cache."
@@ -17,7 +17,7 @@ def committed(out):
 
 def killed_and_continued(args, out, moments, name):
     "Kill the command once at each moment, then let it finish; `moments` yields functions that wait for it."
-    there, plans = {}, lambda: [e for e in read_metrics(out/'metrics.jsonl')[0] if e['event'] == 'plan'] if (out/'metrics.jsonl').exists() else []
+    there, plans = {}, lambda: [e for e in read_metrics(out/'metrics.jsonl')[0] if e.name == 'plan'] if (out/'metrics.jsonl').exists() else []
     for wait in moments:
         p = start_cli(*args, '--out', out)
         wait(p)
@@ -104,7 +104,7 @@ def test_a_changed_corpus_after_an_interruption(subset, tiny, tmp_path):
     assert run_cli(root, '--profile', tiny, '--out', out).returncode == 0
     s = summary_of(out, 'subset')
     assert not s['models'][0]['resumed'] and s['account']['found'] == s['account']['embedded'] == 400 - 40 + 2
-    first, second = [e['rows'][0] for e in read_metrics(out/'metrics.jsonl')[0] if e['event'] == 'plan']
+    first, second = [e['rows'][0] for e in read_metrics(out/'metrics.jsonl')[0] if e.name == 'plan']
     assert 0 < done and second <= first - done + 2, 'rows that were committed are computed again'
 
 def test_two_runs_at_once_are_told_apart(subset, tiny, tmp_path):

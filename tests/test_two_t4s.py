@@ -41,7 +41,7 @@ def devices_of(out): return {e['device'] for e in batches(out)}
 def read_json(env, name): return json.loads((Path(env['XDG_CACHE_HOME'])/'coderank_qdrant'/name).read_text())
 
 def same(out, other, least=.99):
-    "The same chunks in the same order, with nearly the same vectors, and none put aside."
+    "The same chunks in the same order, with nearly the same vectors, and none quarantined."
     mine = read_jsonl(out/'few_embeddings.jsonl')
     assert [e['id'] for e in mine] == [e['id'] for e in other]
     assert not summary_of(out, 'few')['quarantined']
@@ -90,11 +90,12 @@ def total_for(folder, least, most):
     """MiB of a card that has room for the first way, and not for the second, beside `SPARE`; bytes that the first takes.
     A way is (kind, precision)."""
     from coderank_qdrant.devices import CONTEXT, assumed_devices
-    from coderank_qdrant.memory import WORKSPACE, counted_memory, usual_batch
+    from coderank_qdrant.memory import WORKSPACE, usual_batch
     from coderank_qdrant.models import count_weights
-    from coderank_qdrant.placement import _placed
+    from coderank_qdrant.placement import make_placement
     cards, weights = assumed_devices('T4x2'), count_weights(folder)
-    need = [_placed(kind, precision, weights, cards, folder, usual_batch(LONGEST, True)).need for kind,precision in (least, most)]
+    batch = usual_batch(LONGEST, True)
+    need = [make_placement(kind, precision, weights, cards, folder, batch).need for kind,precision in (least, most)]
     assert need[0] + 2**22 < need[1]
     return (sum(need) // 2 + CONTEXT) // MIB + SPARE - 128, need[0] - WORKSPACE
 
