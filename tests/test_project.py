@@ -89,6 +89,34 @@ def test_every_module_has_its_chapter():
     modules = {p.stem for p in (ROOT/'coderank_qdrant').glob('*.py')} - {'__init__', '_modidx', 'all'}
     assert modules == set(CHAPTERS)
 
+def definition(chapter, name):
+    "The source of a function, class or constant of a chapter."
+    text = (ROOT/f'coderank_qdrant/{chapter}.py').read_text()
+    for node in ast.parse(text).body:
+        names = [getattr(node, 'name', '')] + [t.id for t in getattr(node, 'targets', []) if isinstance(t, ast.Name)]
+        if name in names: return ast.get_source_segment(text, node)
+    raise AssertionError(f'walks.ipynb names {chapter}.{name}, which is not there')
+
+def steps(block):
+    "(depth, chapter, name) of each line of a walk."
+    for line in block.strip('\n').splitlines():
+        found = re.match(r'( *)(\w+)\.(\w+)', line)
+        yield len(found[1]) // 2, found[2], found[3]
+
+def test_walks_go_where_the_code_goes():
+    text = '\n'.join(source(c) for c in cells(ROOT/'nbs/walks.ipynb'))
+    blocks = re.findall(r'```\n(.*?)```', text, re.S)
+    assert len(blocks) == 5
+    for block in blocks:
+        path = []
+        for depth,chapter,name in steps(block):
+            path = [*path[:depth], (chapter, name)]
+            definition(chapter, name)
+            if not depth: continue
+            caller = path[depth - 1]
+            assert re.search(rf'\b{name}\b', definition(*caller)), f'{".".join(caller)} does not call {chapter}.{name}'
+            assert CHAPTERS[chapter] <= CHAPTERS[caller[0]], f'{chapter} is later than {caller[0]}'
+
 @pytest.mark.parametrize('command', [['ruff', 'check', '-q'], ['mypy']], ids=lambda command: command[0])
 def test_the_checkers_have_nothing_to_say(command):
     program = Path(sys.executable).with_name(command[0])

@@ -50,7 +50,7 @@ def shown(cell):
 
 def toc(names):
     tree = lambda caption, ns: ':::{toctree}\n:hidden:\n:caption: ' + caption + '\n\n' + '\n'.join(ns) + '\n:::'
-    return dict(cell_type='markdown', id='toc', metadata={}, source='\n\n'.join([tree('Run it', ['kaggle']), tree('The book', names), tree('Go on', ['integrations']), tree('Look it up', ['reference'])]))
+    return dict(cell_type='markdown', id='toc', metadata={}, source='\n\n'.join([tree('Run it', ['kaggle']), tree('The book', ['walks', *names]), tree('Go on', ['integrations']), tree('Look it up', ['reference'])]))
 
 def stage(into):
     "Write every page for Sphinx; with all API entries on one."
