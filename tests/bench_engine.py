@@ -50,7 +50,7 @@ def with_onnx(texts, card, folder):
         out = np.zeros((len(texts), card.dim), np.float32)
         for b in token_batches(list(map(len, rows)), 2048):
             n = max(len(rows[i]) for i in b)
-            ids, mask = (np.array([np.pad(r, (0, n - len(r))) for r in rs]) for rs in zip(*((rows[i], np.ones_like(rows[i])) for i in b)))
+            ids, mask = (np.array([np.pad(r, (0, n - len(r))) for r in rs]) for rs in zip(*((rows[i], np.ones_like(rows[i])) for i in b), strict=False))
             out[b] = session.run(None, dict(ids=ids.astype(np.int64), mask=mask.astype(np.int64)))[0]
         return out
     return run

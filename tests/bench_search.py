@@ -85,7 +85,7 @@ def main():
             for exact in (False, True) if graph else (True,):
                 for q in qs[:20]: store.query([("made", q)], 10, exact=exact)
                 took, hits = [], 0
-                for q,t in zip(qs, truth):
+                for q,t in zip(qs, truth, strict=False):
                     start = time.perf_counter()
                     found, = store.query([("made", q)], 10, exact=exact)
                     took.append(1000 * (time.perf_counter() - start))

@@ -2,7 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 import pytest
-from pretend_t4 import cards
+from pretend_t4 import cards  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent/'shared/qdrant_ecosystem'

@@ -73,7 +73,7 @@ def test_progress_is_told_while_it_runs(hub, sharded, tmp_path):
 moments = []
 folder, place = find(watch=lambda t: moments.append({**t, 'at': time.time()}))
 print(json.dumps([str(folder), place, moments]))''')
-    steps = [b['at'] - a['at'] for a,b in zip(told, told[1:])]
+    steps = [b['at'] - a['at'] for a,b in zip(told, told[1:], strict=False)]
     between = [t for t in told[1:-1] if 0 < t['done'] < t['total']]
     assert max(steps) < 1 and len(told) / (told[-1]['at'] - told[0]['at'] + 1) < 5.5
     assert len({t['done'] for t in between}) >= 2 and all(t['rate'] > 0 and t['eta'] > 0 for t in between)

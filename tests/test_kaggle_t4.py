@@ -6,7 +6,7 @@ from nbclient import NotebookClient
 from conftest import ROOT, read_jsonl, summary_of, write_file
 from pretend_hub import pretend_hub
 from pretend_t4 import read_log
-from test_kaggle import kaggle_python, kaggle_root, versions_in
+from test_kaggle import kaggle_python, kaggle_root, versions_in  # noqa: F401, a fixture
 
 NAMES = 'CodeRankEmbed', 'CodeRankLLM', 'nomic-embed-code'
 NAME, OUT = 'qdrant_ecosystem', 'working/qdrant_ecosystem_embeddings'

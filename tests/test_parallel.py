@@ -19,7 +19,7 @@ def same(a, b, least=.99999):
     "The same chunks in the same order, with the same vectors."
     a, b = read_jsonl(a), read_jsonl(b)
     assert [x['id'] for x in a] == [x['id'] for x in b]
-    return min(np.dot(x['embedding'], y['embedding']) for x,y in zip(a, b)) >= least
+    return min(np.dot(x['embedding'], y['embedding']) for x,y in zip(a, b, strict=False)) >= least
 
 def workers_of(parent):
     "The worker processes a command has now."
@@ -45,7 +45,7 @@ def test_two_workers_give_what_one_gives(tiny, subset, undisturbed, tmp_path):
     assert same(tmp_path/'out/subset_embeddings.jsonl', undisturbed)
     pids = {e['pid'] for e in events(tmp_path/'out', 'batch')}
     assert len(pids) == 2 and os.getpid() not in pids and all_gone(pids)
-    assert summary_of(tmp_path/'out', 'subset')['devices'] == ['CPU, %d threads' % os.cpu_count()] * 2
+    assert summary_of(tmp_path/'out', 'subset')['devices'] == [f'CPU, {os.cpu_count()} threads'] * 2
 
 ONE = '--devices', 'cpu'
 

@@ -50,12 +50,12 @@ def assert_same_answers(a, b, qs, **kw):
     for q in qs:
         for mode in MODES:
             try: x = search(q, a, 10, mode=mode, **kw)
-            except InputError as e:
+            except InputError:
                 with pytest.raises(InputError): search(q, b, 10, mode=mode, **kw)
                 continue
             y = search(q, b, 10, mode=mode, **kw)
             np.testing.assert_allclose([h.score for h in x], [h.score for h in y], rtol=1e-5, err_msg=f'{mode} {q}')
-            for h,g in zip(x, y):  # texts of one score may stand in either order, or take each other's place at the end
+            for h,g in zip(x, y, strict=False):  # texts of one score may stand in either order, or take each other's place at the end
                 assert h.id == g.id or sum(abs(h.score - o.score) < 1e-5 * h.score for o in x) > 1 or h is x[-1], (mode, q)
             found = {g.id: g for g in y}
             for h in x:
@@ -437,7 +437,7 @@ def test_a_busy_server_is_waited_for(small, proxy, monkeypatch):
     def fault(method, path):
         seen.append(path)
         return (503, error('overloaded')) if len(seen) % 3 == 0 else None
-    with ServerStore(proxy.url, collection='busy') as store: pass
+    with ServerStore(proxy.url, collection='busy'): pass
     proxy.fault = fault
     monkeypatch.setattr(ServerStore, '_read_about', lambda self: {})
     r = index_run(small, proxy.url, collection='busy')

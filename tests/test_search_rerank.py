@@ -50,8 +50,9 @@ def test_the_best_of_fifty_rises_to_the_top():
     "A perfect judge that sees ten at a time brings the best ten or so to the beginning, wherever they were."
     texts = [f'{i:02d}' for i in range(50)]
     for best in range(50):
-        score = lambda t: (t == f'{best:02d}', t)
-        assert rank_listwise(texts, lambda ts: sorted(range(len(ts)), key=lambda i: score(ts[i]), reverse=True))[0] == best
+        first = f'{best:02d}'
+        judge = lambda ts, first=first: sorted(range(len(ts)), key=lambda i: (ts[i] == first, ts[i]), reverse=True)
+        assert rank_listwise(texts, judge)[0] == best
 
 def test_what_is_no_reranker_is_refused(place, tiny, tmp_path):
     with pytest.raises(InputError, match='is no reranker'): find(place, tiny, rerank=str(tiny))

@@ -2,7 +2,8 @@
 
     python nbs/_site/build.py
 
-nbdev adds the API entries and drops what is hidden; `normalise` turns what it writes for Quarto into what MyST reads."""
+nbdev adds the API entries and drops what is hidden; `normalise` turns what it writes for Quarto into what MyST
+reads."""
 import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import yaml
@@ -24,13 +25,18 @@ def api(cell):
 
 def public():
     "Names that have an entry in the reference."
-    lists = (re.search(r'^__all__ = \[(.*?)\]', p.read_text(), re.S | re.M) for p in (ROOT/'coderank_qdrant').glob('*.py'))
-    return {n for l in lists if l for n in re.findall(r"'(\w+)'", l[1])}
+    names = set()
+    for file in (ROOT/'coderank_qdrant').glob('*.py'):
+        found = re.search(r'^__all__ = \[(.*?)\]', file.read_text(), re.S | re.M)
+        if found: names |= set(re.findall(r"'(\w+)'", found[1]))
+    return names
 
-def links(md, known=public()):
+KNOWN = public()
+
+def links(md):
     "README paths as paths within the site, and nbdev's links to symbols as links into the reference."
     md = re.sub(r'\]\(nbs/([\w/]+)\.ipynb\)', r'](\1.ipynb)', md)
-    def symbol(m): return f'[{m[1]}](reference.md#{m[3]})' if m[3] in known else m[1]
+    def symbol(m): return f'[{m[1]}](reference.md#{m[3]})' if m[3] in KNOWN else m[1]
     return re.sub(r'\[(`[^`]+`)\]\((?:https?://[^)#]*)?/(\w+)\.html#(\w+)\)', symbol, md)
 
 def normalise(cells, reference):
@@ -42,15 +48,22 @@ def normalise(cells, reference):
         elif re.search(r'^#\|\s*echo:\s*false', source, re.M): c = dict(c, cell_type='markdown', source=links(shown(c)))
         elif 'show_doc(' in source and c['outputs']: reference.append(links(api(c))); continue
         else: c = dict(c, metadata={}, source='\n'.join(l for l in source.splitlines() if not l.startswith('#|')))
-        if ''.join(c['source']).strip(): yield {k: v for k,v in c.items() if c['cell_type'] == 'code' or k not in ('outputs', 'execution_count')}
+        if not ''.join(c['source']).strip(): continue
+        if c['cell_type'] == 'code': yield c
+        else: yield {k: v for k,v in c.items() if k not in ('outputs', 'execution_count')}
 
 def shown(cell):
     "What a cell whose code is not shown has to say, as Markdown."
-    return '\n\n'.join(''.join(o['data']['text/markdown']) for o in cell['outputs'] if 'text/markdown' in o.get('data', {}))
+    found = [o['data']['text/markdown'] for o in cell['outputs'] if 'text/markdown' in o.get('data', {})]
+    return '\n\n'.join(map(''.join, found))
 
 def toc(names):
-    tree = lambda caption, ns: ':::{toctree}\n:hidden:\n:caption: ' + caption + '\n\n' + '\n'.join(ns) + '\n:::'
-    return dict(cell_type='markdown', id='toc', metadata={}, source='\n\n'.join([tree('Run it', ['kaggle']), tree('The book', ['walks', *names]), tree('Go on', ['integrations']), tree('Look it up', ['reference'])]))
+    shelves = {'Run it': ['kaggle'], 'The book': ['walks', *names],
+               'Go on': ['integrations'], 'Look it up': ['reference']}
+    trees = []
+    for caption,pages in shelves.items():
+        trees.append(f':::{{toctree}}\n:hidden:\n:caption: {caption}\n\n' + '\n'.join(pages) + '\n:::')
+    return dict(cell_type='markdown', id='toc', metadata={}, source='\n\n'.join(trees))
 
 def stage(into):
     "Write every page for Sphinx; with all API entries on one."
@@ -73,7 +86,8 @@ def main():
     stage(pages)
     sys.path.insert(0, str(ROOT))
     import coderank_qdrant
-    cmd = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', '-d', str(ROOT/'_proc/doctrees'), '-c', str(SITE), str(pages), str(html)]
+    cmd = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', '-d', str(ROOT/'_proc/doctrees'),
+           '-c', str(SITE), str(pages), str(html)]
     code = subprocess.run(cmd, env={**os.environ, 'DOCS_VERSION': coderank_qdrant.__version__}).returncode
     if not code:
         shutil.rmtree(out, ignore_errors=True)

@@ -23,7 +23,8 @@ def page(nb):
     "A notebook as one HTML page that asks the network for nothing."
     shown = nbformat.from_dict({**nb, 'cells': [c for c in nb['cells'] if not c['source'].startswith('#| hide')]})
     html, _ = HTMLExporter(template_name='lab', embed_images=True).from_notebook_node(shown)
-    return re.sub(r'<script[^>]*\bsrc="https?:[^>]*>\s*</script>|<script type="module">.*?</script>', '', html, flags=re.S)
+    from_elsewhere = r'<script[^>]*\bsrc="https?:[^>]*>\s*</script>|<script type="module">.*?</script>'
+    return re.sub(from_elsewhere, '', html, flags=re.S)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

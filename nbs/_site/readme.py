@@ -14,7 +14,8 @@ def output(o, cell_id, images):
     if 'text/markdown' in data: return ''.join(data['text/markdown'])
     if 'text/html' in data: return re.sub(r' style="[^"]*"| class="[^"]*"', '', ''.join(data['text/html']))
     text = ''.join(o.get('text') or data.get('text/plain') or [])
-    return '\n'.join(f'    {l}'.rstrip() for l in text.rstrip().splitlines()) if text and o.get('name') != 'stderr' else ''
+    if not text or o.get('name') == 'stderr': return ''
+    return '\n'.join(f'    {line}'.rstrip() for line in text.rstrip().splitlines())
 
 def cell(c, images):
     source = ''.join(c['source'])

@@ -373,7 +373,7 @@ class Redirect(TorchFunctionMode):
         card = owner(args[0])
         if card is None: return func(*args, **kwargs)
         names = 'query', 'key', 'value', 'attn_mask', 'dropout_p', 'is_causal'
-        a = {**dict(attn_mask=None, dropout_p=0., is_causal=False), **dict(zip(names, args)), **kwargs}
+        a = {**dict(attn_mask=None, dropout_p=0., is_causal=False), **dict(zip(names, args, strict=False)), **kwargs}
         q, k, v = a.pop('query'), a.pop('key'), a.pop('value')
         if a.get('enable_gqa') and CAPABILITY < (8, 0):
             math_kernel, more = torch.ops.aten._scaled_dot_product_attention_math, dict(scale=a.get('scale'), enable_gqa=True)
