@@ -35,7 +35,7 @@ from coderank_qdrant import hub
 from coderank_qdrant.command import InputError
 from coderank_qdrant.download import *
 from coderank_qdrant.hub import *
-from coderank_qdrant.models import count_weights, find_model, find_weights
+from coderank_qdrant.models import NoWeights, count_weights, find_model, find_weights
 from coderank_qdrant.places import free_bytes
 from coderank_qdrant.weights import *
 hub.WAITS = .1, .2
@@ -214,7 +214,7 @@ def test_a_hub_that_never_answers_is_given_up(hub, tmp_path):
 
 def test_a_plan_needs_no_weights(hub, sharded, tmp_path):
     plan, small, facts = child(hub, tmp_path, f'''
-plan = download_plan([('tiny', hub_facts('{HUB_ID}')), ('other', hub_facts('me/other'))], free_bytes())
+plan = download_plan([('tiny', hub_facts('{HUB_ID}')), ('other', hub_facts('me/other'))], free_bytes(hub.hub_cache()))
 small = fetch_small('{HUB_ID}')
 facts = hub_facts('{HUB_ID}')
 print(json.dumps([plan.sentences, sorted(p.name for p in small.rglob('*') if p.is_file()), [facts.files, facts.missing, facts.total]]))''')
