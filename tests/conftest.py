@@ -171,7 +171,7 @@ FAULTS = '''
 # 'over' and a number of tokens, or 'id' and a token.
 import os, signal, sys, time
 if 'FAULT' in os.environ:
-    import torch, coderank_qdrant.parallel as p
+    import torch, coderank_qdrant.workers as p
     kind, _, where = os.environ['FAULT'].partition(':')
     real, seen = p.begin, [0]
     def first():

@@ -12,7 +12,7 @@ from coderank_qdrant.placement import place_model
 from coderank_qdrant.routing import PROFILES
 from coderank_qdrant.search import search
 from coderank_qdrant.teams import KEPT, release_models
-import coderank_qdrant.pipeline, coderank_qdrant.questions, coderank_qdrant.workers
+import coderank_qdrant.embedding, coderank_qdrant.pipeline, coderank_qdrant.questions, coderank_qdrant.workers
 
 @pytest.fixture
 def loads(monkeypatch):
@@ -108,7 +108,7 @@ def test_worker_processes_stay_for_the_next_call_and_end_when_released(tiny, tmp
 def test_an_interrupted_team_is_not_kept(tiny, tmp_path, monkeypatch):
     write_file(tmp_path/'c', 'docs/b_chunks.json', [f'Read page {i}.' for i in range(200)], 'b.md')
     def stop(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setattr(coderank_qdrant.pipeline, 'commit', stop)
+    monkeypatch.setattr(coderank_qdrant.embedding, 'commit', stop)
     with pytest.raises(KeyboardInterrupt):
         embed_corpus(tmp_path/'c', tmp_path/'out', profile=str(tiny), devices='cpu,cpu', keep=True)
     monkeypatch.undo()
