@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'GOOD', 'NEUTRAL', 'CAREFUL', 'BAD', 'STATES', 'TRACK', 'LINE_CSS', 'SMALL', 'FONT', 'in_words', 'gib',
            'clock', 'number', 'printable', 'plain', 'is_number', 'cell_text', 'column_sides', 'table_row', 'html_table',
-           'file_row', 'file_table', 'ShownFigure', 'new_figure', 'coloured', 'as_html']
+           'file_row', 'file_table', 'new_figure', 'coloured', 'as_html']
 
 # %% ../nbs/00_show.ipynb #ad402f4c
 import re
