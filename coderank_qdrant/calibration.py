@@ -7,9 +7,10 @@ __all__ = ['BUDGETS', 'KEPT_IN', 'measured_speed', 'sweep', 'smallest_fast', 'Ca
            'calibration_key', 'kept_calibration', 'keep_calibration']
 
 # %% ../nbs/19_calibration.ipynb #2c5f8b9d
-import os, time
+import time
 from dataclasses import asdict, dataclass
 import torch
+from .machine import cores
 from .places import recall, remember
 from .loading import NoRoom, is_oom
 from .encoder import Encoder
@@ -102,7 +103,7 @@ def calibration_key(space:str, # Model fingerprint
                     workers:int=1 # Copies that run at the same time
                    )->str:
     "What a calibration depends on."
-    size = device.memory // GIB if device.gpu else os.cpu_count()
+    size = device.memory // GIB if device.gpu else cores()
     return ' '.join(map(str, (space, device.name, size, workers, torch.__version__)))
 
 # %% ../nbs/19_calibration.ipynb #c321d935

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, replace
 import torch
 from .command import InputError, one_of
-from .machine import has_kernels, host_free, smi_free
+from .machine import cores, gpu_count, gpu_properties, host_free, smi_free
 from .models import DTYPES
 from .memory import GIB
 
@@ -60,14 +60,14 @@ def reached_flops(name:str # As the driver calls a card, such as 'Tesla T4'
 def find_gpu(i:int # Its number
             )->Device: # Raises `InputError` where this PyTorch has no programs for it
     "A card that is here."
-    card = torch.cuda.get_device_properties(i)
-    capability = (card.major, card.minor)
-    if not has_kernels(capability, torch.cuda.get_arch_list()):
-        raise InputError(f'cuda:{i} is a {card.name} of compute capability {card.major}.{card.minor}, for which this '
+    card = gpu_properties(i)
+    if not card.runs:
+        major, minor = card.capability
+        raise InputError(f'cuda:{i} is a {card.name} of compute capability {major}.{minor}, for which this '
                          f'PyTorch ({torch.__version__}) has no programs. On Kaggle choose GPU T4 x2 (panel on the '
                          'right, Session options, Accelerator); elsewhere use another card, or the processor with '
                          '--devices cpu.')
-    return Device(f'cuda:{i}', card.name, card.total_memory - CONTEXT, capability, reached_flops(card.name))
+    return Device(f'cuda:{i}', card.name, card.total - CONTEXT, card.capability, reached_flops(card.name))
 
 # %% ../nbs/17_devices.ipynb #69b911b3
 def with_free(devices:tuple # Of `Device`
@@ -86,7 +86,7 @@ def with_free(devices:tuple # Of `Device`
 def wanted_devices(spec:str # 'auto', or names with commas between them
                   )->list: # Ids; raises `InputError` for one that is not there, and for two kinds
     "The devices that are asked for."
-    here = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+    here = ['cpu', *(f'cuda:{i}' for i in range(gpu_count()))]
     if spec == 'auto': return here[1:] or here
     names = [name.strip() for name in spec.split(',')]
     for name in names:
@@ -148,7 +148,7 @@ def describe_devices(devices:tuple # Of `Device`
     "Devices in words."
     first = devices[0]
     n = len(devices)
-    threads = max((os.cpu_count() or 1) // n, 1)
+    threads = max(cores() // n, 1)
     words = f'{first.name}, {first.memory/GIB:.1f} GiB' if first.gpu else f'CPU, {threads} threads'
     if n > 1: words = f'{n} x {words}'
     return f'{words}, assumed' if first.assumed else words

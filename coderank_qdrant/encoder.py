@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from .command import InputError
+from .machine import gpu_capability
 from .models import DTYPES, ModelCard, first_line
 from .loading import Int8Linear, NoRoom, is_oom, load_body, load_head, read_table, short_oom
 
@@ -208,7 +209,7 @@ def load_parts(card:ModelCard, folder:Path, device:str, precision:str, table:boo
     "The parts of a model, put together."
     dtype = torch.float32 if device == 'cpu' and precision == 'int8' else DTYPES[precision]
     last = device.split('+')[-1]
-    share_heads((0, 0) if last == 'cpu' else torch.cuda.get_device_capability(last))
+    share_heads(gpu_capability(last))
     body = load_body(folder, dtype, device, precision == 'int8', table)
     modules = load_head(card, folder, body.config.hidden_size)
     head = [module.eval().to(last, dtype) for module in modules]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from .command import InputError
+from .machine import gpu_memory
 from .models import ModelCard, first_line, read_config
 
 # %% ../nbs/13_loading.ipynb #d0467610
@@ -207,7 +208,7 @@ def load_options(device:str # 'cpu', 'cuda:N', or several of these with '+' betw
     "Options that read each weight straight to where it belongs; without accelerate a model passes through the host."
     if '+' in device:
         numbers = [int(part.partition(':')[2]) for part in device.split('+')]
-        room = {i: int(.9 * torch.cuda.mem_get_info(i)[0]) for i in numbers}  # a batch needs the rest
+        room = {i: int(.9 * gpu_memory(f'cuda:{i}')['free']) for i in numbers}  # a batch needs the rest
         return dict(device_map='balanced', max_memory=room)
     return dict(device_map={'': device}) if device != 'cpu' and find_spec('accelerate') else {}
 

@@ -18,6 +18,7 @@ import torch
 import numpy as np
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from .machine import forget_peak, free_cached, reserved_peak
 from .models import DTYPES
 from .loading import load_config, swap_linear
 from .encoder import Encoder
@@ -80,10 +81,10 @@ def peak_memory(encoder:Encoder, # A loaded model
     if encoder.device == 'cpu':
         with Alive([*encoder.body.parameters(), *encoder.body.buffers()]) as alive: encoder.embed(batch)
         return alive.peak
-    torch.cuda.empty_cache()
-    for device in encoder.devices: torch.cuda.reset_peak_memory_stats(device)
+    free_cached(encoder.device)
+    forget_peak(encoder.devices)
     encoder.embed(batch)
-    return max(torch.cuda.max_memory_reserved(device) for device in encoder.devices)
+    return reserved_peak(encoder.devices)
 
 # %% ../nbs/16_memory.ipynb #57fb0b7d
 def column_choices(k:int # Columns

@@ -12,7 +12,7 @@ import shutil, socket, sqlite3
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
-import torch
+from .machine import gpu_count
 from .show import html_table
 from .places import free_bytes, on_kaggle, work_dir, written_whole
 from .devices import describe_devices, find_devices
@@ -80,7 +80,7 @@ def default_profile(profile:str='auto', # 'auto' or any profile
                    )->str: # A profile: see chapter routing
     "The mission's models on Kaggle with a GPU, the packaged one elsewhere; anything else stays as it is."
     if profile != 'auto': return profile
-    if gpus is None: gpus = torch.cuda.device_count()
+    if gpus is None: gpus = gpu_count()
     return 'coderank' if on_kaggle() and gpus else 'offline'
 
 # %% ../nbs/52_session.ipynb #17d7116e
