@@ -220,11 +220,12 @@ def load_planned(corpus:Corpus, # What was read
     "A plan whose models have been loaded and measured, as far as they fit beside each other."
     failures = failures or Failures()
     said: set = set()
-    def begin(model): load_early(model, teams)
+    assumed = devices[0].assumed  # cards that are not here load nothing
+    begin = None if assumed else partial(load_early, teams=teams)
     while True:
         plan = make_plan(corpus, profile, cache, devices, told=partial(tell_download, events), failed=failures.models,
                          failed_ways=failures.ways, begin=begin, **options)
-        if devices[0].assumed: return plan
+        if assumed: return plan
         for model in plan.models:
             if model.busy: SPENT.discard(model.card.hub_id)  # an earlier run was done with it
         tell_downloads(plan, said, events)
