@@ -231,12 +231,11 @@ class Asked:
         return self.started + self.stop_after * 60 if self.stop_after else None
 
 # %% ../nbs/38_pipeline.ipynb #ec53bd9b
-def tell_start(asked:Asked, corpus:Corpus, events:Events):
+def tell_start(asked:Asked, corpus:Corpus, state:str, events:Events):
     "Say whose run it is, and who will work for it."
     names = worker_names([device.id for device in asked.devices])
     workers = [dict(worker=name, device=device.id, name=device.name, total=device.memory)
                for name,device in zip(names, asked.devices, strict=True)]
-    state = 'continued' if (asked.out/'metrics.jsonl').exists() else 'new'
     events('start', collection=corpus.collection, out=asked.out.name, state=state, devices=workers)
     events('note', text=f'Read {corpus!r}')
 
@@ -335,8 +334,9 @@ def run_asked(asked:Asked, corpus:Corpus, teams:Teams)->Run:
     metrics = asked.out/'metrics.jsonl'
     kept = not asked.dry_run or file.exists()
     with VectorCache(file) if kept else nullcontext() as cache:
+        state = 'continued' if metrics.exists() else 'new'
         events = Events(*run_sinks(None if asked.dry_run else metrics))
-        tell_start(asked, corpus, events)
+        tell_start(asked, corpus, state, events)
         try: return plan_and_run(asked, corpus, cache, teams, events)
         except BaseException as e:
             tell_failure(asked, e, events)

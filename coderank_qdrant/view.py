@@ -64,7 +64,6 @@ class View:
     start:float|None = None # Epoch seconds of the first event
     now:float|None = None # Of the last
     collection:str = ''
-    continued:bool = False # Had the output folder a run before?
     state:str = '' # How it ended; '' while it goes on
     end:str = '' # The sentence at its end
     phase:str = '' # One of `PHASES`
@@ -177,7 +176,6 @@ def on_batch(view:View, event:Event):
 def on_start(view:View, event:Event):
     "Take down whose run it is, and its workers."
     view.collection = event.get('collection', '')
-    view.continued = event.get('state') == 'continued'
     for device in event.get('devices', []):
         name = device.get('worker') or device.get('device', 'cpu')
         worker = view.workers.setdefault(name, WorkerView())

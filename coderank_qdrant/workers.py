@@ -231,8 +231,9 @@ def work_off(encoder:Encoder, # The model
         job = inbox.get() if before is None or not inbox.empty() else None
         begun = begin(encoder, *job) if job else None
         if before: conn.send(finish(encoder, before))
-        before, n = begun, n + 1
-        if task.empties(n): free_cached(encoder.device)
+        before = begun
+        if begun: n += 1
+        if begun and task.empties(n): free_cached(encoder.device)
     conn.send(finish(encoder, before))  # after an error of its own a process is not trusted with another batch
 
 # %% ../nbs/31_workers.ipynb #84d38062

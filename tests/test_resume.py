@@ -54,6 +54,8 @@ def test_killed_between_batches(subset, tmp_path):
     half_way = killed_and_continued(args, out, [after_batches(out, n) for n in (1, 4, 2, 1)], 'subset')
     assert_undisturbed(ref, out, 'subset')
     assert half_way, 'no kill came in the middle of the work'
+    starts = [e['state'] for e in read_metrics(out/'metrics.jsonl')[0] if e.name == 'start']
+    assert starts == ['new', 'continued', 'continued', 'continued', 'continued']
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(subset, tmp_path):
