@@ -105,7 +105,7 @@ def steps(block):
 
 def test_walks_go_where_the_code_goes():
     text = '\n'.join(source(c) for c in cells(ROOT/'nbs/walks.ipynb'))
-    blocks = re.findall(r'```\n(.*?)```', text, re.S)
+    blocks = re.findall(r'```text\n(.*?)```', text, re.S)
     assert len(blocks) == 5
     for block in blocks:
         path = []

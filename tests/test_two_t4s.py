@@ -75,6 +75,8 @@ def test_a_model_split_over_the_cards(cards, tmp_path):
     got = ask(cards(), f'''
 import numpy as np
 from pathlib import Path
+from coderank_qdrant.encoder import load_encoder
+from coderank_qdrant.models import folder_card
 
 folder = Path({str(folder)!r})
 model = load_encoder(folder_card(folder), folder, 'cuda:0+cuda:1', 'fp16')
@@ -211,6 +213,8 @@ def test_a_row_of_the_true_width_is_itself_in_any_batch(cards, wide, device, pre
     got = ask(cards(), f'''
 import numpy as np
 from pathlib import Path
+from coderank_qdrant.encoder import load_encoder
+from coderank_qdrant.models import MODELS
 
 folder = Path({str(wide)!r})
 enc = load_encoder(MODELS[folder.name], folder, {device!r}, {precision!r}, {table})

@@ -16,6 +16,7 @@ def execute(path, cwd):
         c.metadata.pop('execution', None)
         for o in c.get('outputs', ()):  # a widget without its kernel does nothing; what has HTML too is shown by that
             if 'text/html' in o.get('data', ()): o.data.pop('application/vnd.jupyter.widget-view+json', None)
+        if 'outputs' in c: c.outputs = [o for o in c.outputs if o.get('data') != {'text/plain': ''}]  # a widget closed
     nb.metadata.pop('widgets', None)
     return nb
 
