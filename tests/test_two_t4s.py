@@ -183,8 +183,9 @@ def test_a_busy_card_is_named_and_changes_no_precision(cards, few, code_rank, tm
 def test_a_worker_that_is_killed_is_replaced(cards, few, code_rank, on_cpu, tmp_path):
     fault = dict(within='coderank_qdrant.workers:begin', do='kill', call=1, once=True)
     env, out = cards(faults=[fault]), tmp_path/'out'
-    said = embed(few, out, code_rank, env)
-    assert 'SIGKILL' in said and same(out, on_cpu) and len(loads_of(env)) == 3
+    said = embed(few, out, code_rank, env, '--devices', 'cuda:0')  # with two, the other card may be done before
+    assert 'SIGKILL' in said and same(out, on_cpu)
+    assert [cards for cards,_ in loads_of(env)] == [[0], [0]]
 
 def test_a_question_beside_a_run_goes_where_there_is_room(cards, few, code_rank, tmp_path):
     env, out = cards(), tmp_path/'out'
