@@ -34,7 +34,7 @@ def test_every_notebook_has_a_page(site):
     for p in site.glob('*.html'): assert not asks_network(p.read_text(encoding='utf-8')), p.name
 
 def test_chapters_show_code_and_results(site):
-    html = (site/'10_models.html').read_text(encoding='utf-8')
+    html = (site/'15_models.html').read_text(encoding='utf-8')
     assert 'class="k">def</span>' in html and 'spans' in html and '<img' in html and 'show_doc' not in html and '#| ' not in html
     reference = (site/'reference.html').read_text(encoding='utf-8')
     assert all(f'id="{n.replace("_", "-")}"' in reference or f'id="{n}"' in reference for n in ('embed_corpus', 'read_corpus', 'find_weights'))
@@ -57,4 +57,4 @@ def test_demo_page_in_chromium(demo_page, tmp_path, scripts):
 @needs_chromium
 def test_site_search_finds_a_name(site, tmp_path):
     p = browse((site/'search.html').as_uri() + '?q=embed_corpus', tmp_path, '--virtual-time-budget=8000', '--dump-dom')
-    assert re.search(r'<a[^>]*href="(38_pipeline|reference|index)\.html', p.stdout.split('id="search-results"')[-1])
+    assert re.search(r'<a[^>]*href="(50_pipeline|reference|index)\.html', p.stdout.split('id="search-results"')[-1])
