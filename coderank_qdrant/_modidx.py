@@ -1464,6 +1464,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'coderank_qdrant.workers.close_team': ('workers.html#close_team', 'coderank_qdrant/workers.py'),
                                          'coderank_qdrant.workers.error_words': ('workers.html#error_words', 'coderank_qdrant/workers.py'),
                                          'coderank_qdrant.workers.finish': ('workers.html#finish', 'coderank_qdrant/workers.py'),
+                                         'coderank_qdrant.workers.import_path': ('workers.html#import_path', 'coderank_qdrant/workers.py'),
                                          'coderank_qdrant.workers.listen': ('workers.html#listen', 'coderank_qdrant/workers.py'),
                                          'coderank_qdrant.workers.refusal': ('workers.html#refusal', 'coderank_qdrant/workers.py'),
                                          'coderank_qdrant.workers.serve': ('workers.html#serve', 'coderank_qdrant/workers.py'),
@@ -1477,5 +1478,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'coderank_qdrant.workers.start_team': ('workers.html#start_team', 'coderank_qdrant/workers.py'),
                                          'coderank_qdrant.workers.team_ready': ('workers.html#team_ready', 'coderank_qdrant/workers.py'),
                                          'coderank_qdrant.workers.work_off': ('workers.html#work_off', 'coderank_qdrant/workers.py'),
+                                         'coderank_qdrant.workers.worker_command': ( 'workers.html#worker_command',
+                                                                                     'coderank_qdrant/workers.py'),
                                          'coderank_qdrant.workers.worker_environment': ( 'workers.html#worker_environment',
                                                                                          'coderank_qdrant/workers.py')}}}

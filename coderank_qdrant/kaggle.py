@@ -209,7 +209,8 @@ def pip(*args # For pip
        )->str: # Its output; raises `InputError` with the last line of its complaint
     "Run this environment's pip."
     env = {**os.environ, 'SOURCE_DATE_EPOCH': '315532800'}  # the same sources give the same wheel
-    done = subprocess.run([sys.executable, '-m', 'pip', *map(str, args)], env=env, capture_output=True, text=True)
+    command = [sys.executable, '-P', '-m', 'pip', *map(str, args)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode: raise InputError(f'pip {args[0]} failed: {last_line(done.stderr)}')
     return done.stdout
 
