@@ -22,7 +22,7 @@ from fastcore.meta import delegates
 from .command import InputError, command, one_of, print_json
 from .chunks import point_id
 from .content import is_navigation, link_share
-from .cache import VectorCache, get_vectors
+from .cache import FORMAT, VectorCache, get_vectors
 from .events import Events
 from .display import run_sinks
 from .words import bm25_model, text_words
@@ -74,6 +74,9 @@ def _read_only(path):
     cache = VectorCache.__new__(VectorCache)
     cache.path = Path(path)
     cache.db = sqlite3.connect(f'file:{quote(str(path))}?immutable=1', uri=True)
+    if cache.db.execute('pragma user_version').fetchone()[0] != FORMAT:
+        raise InputError(f'{path} is of an earlier version and cannot be changed where it lies. '
+                         'Copy its folder to a disk that can be written.')
     cache._ids = dict(cache.db.execute('select fingerprint, id from models'))
     return cache
 

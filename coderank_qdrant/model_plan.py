@@ -50,6 +50,7 @@ class ModelPlan:
     budget:int = 0 # Tokens a batch, or with 'static' rows a batch
     batches:list = field(default_factory=list) # Lists of row numbers
     resumed:bool = False # Are these the batches of an interrupted run?
+    damaged:int = 0 # Cached vectors that do not agree with their checksum, and are computed again
     memory:MemoryModel|None = None # Of a batch, the weights included; by count until it is measured
     speed:float|None = None # Tokens a second, of all copies together
     measured:bool = False # Was the speed measured, or taken from the devices' data sheets?
@@ -262,6 +263,7 @@ def plan_model(route:Route, # Which model, from where
     if cache and model.fingerprint:
         there = known_texts(cache, model.fingerprint)
         saved, settings = load_work(cache, model.fingerprint)
+        model = replace(model, damaged=cache.damaged[model.fingerprint])
     missing = sum(len(text) for hash,text in texts.items() if not is_complete(there.get(hash)))
     model = replace(model, characters=missing)
     if missing and begin: begin(model)

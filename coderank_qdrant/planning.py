@@ -181,6 +181,7 @@ def model_notes(plan:Plan, model:ModelPlan)->Iterator[str]:
     for why in model.placement.rejected: yield f'{name}: {why}'
     if model.lost_tokens:
         yield f'Cutting loses most in {most_cut(plan, model)}. --long window would keep it.'
+    if model.damaged: yield f'{model.damaged} vectors of {name} in the cache are damaged and are computed again.'
     if model.resumed: yield f'{name} goes on with the batches of an interrupted run.'
     wanted = ', '.join(model.fallback_from)
     read = ', '.join(model.content_types)

@@ -119,6 +119,7 @@ def model_summary(model:ModelPlan, dimension:int|None)->dict:
                 max_length=model.card.max_length,
                 long=model.long,
                 resumed=model.resumed,
+                damaged=model.damaged,
                 fallback_from=wanted,
                 fallback_reason=model.why or None)
 

@@ -118,3 +118,24 @@ def test_two_runs_at_once_are_told_apart(subset, tiny, tmp_path):
     assert second.returncode in (0, 2)
     assert second.returncode == 0 or 'in use by another run' in second.stderr
     assert len(read_jsonl(out/'subset_embeddings.jsonl')) == 400
+
+def flip(cache, vector):
+    "Flip one bit of a vector, where it lies in the file."
+    data = bytearray(cache.read_bytes())
+    at = data.index(vector)
+    data[at + 3] ^= 0x40  # in the exponent of the first number
+    cache.write_bytes(data)
+
+def test_a_flipped_bit_in_the_cache_is_found_and_computed_again(tiny, tmp_path):
+    root, out = tmp_path/'c', tmp_path/'out'
+    write_file(root, 'docs/a_chunks.json', [f'text number {i}' for i in range(40)])
+    embed_corpus(root, out, profile=str(tiny))
+    file = out/'c_embeddings.jsonl'
+    first = file.read_bytes()
+    with VectorCache(out/'vectors.sqlite') as cache: vectors = cache.read('select vector from vectors order by rowid')
+    for vector, in vectors[3], vectors[20]: flip(out/'vectors.sqlite', vector)
+    run = embed_corpus(root, out, profile=str(tiny))
+    model, = run.summary['models']
+    assert run.summary['computed'] == model['damaged'] == 2 and file.read_bytes() == first
+    assert '2 vectors of tiny-bert in the cache are damaged' in str(run.plan)
+    assert embed_corpus(root, out, profile=str(tiny)).summary['computed'] == 0
