@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from textwrap import dedent
 import torch
 import coderank_qdrant
 from .command import InputError
@@ -272,16 +273,15 @@ def worker_environment(task:Task # What the worker loads
     return env
 
 # %% ../nbs/43_workers.ipynb #3671d4de
-BEGIN = """
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-if 'coderank_qdrant' not in sys.modules:
-    spec = spec_from_file_location('coderank_qdrant', sys.argv[1])
-    sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[spec.name])
-from coderank_qdrant.workers import serve
-serve(int(sys.argv[2]))
-"""
+BEGIN = dedent("""
+    import sys
+    from importlib.util import module_from_spec, spec_from_file_location
+    if 'coderank_qdrant' not in sys.modules:
+        spec = spec_from_file_location('coderank_qdrant', sys.argv[1])
+        sys.modules[spec.name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[spec.name])
+    from coderank_qdrant.workers import serve
+    serve(int(sys.argv[2]))""")
 
 def worker_command(fd:int # The worker's end of the socket
                   )->list: # A program and its arguments
