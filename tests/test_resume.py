@@ -66,14 +66,18 @@ def test_killed_at_twenty_random_moments(subset, tmp_path):
     killed_and_continued(args, out, [after_seconds(rng.uniform(.5, max(took / 3, 16))) for _ in range(20)], 'subset')
     assert_undisturbed(ref, out, 'subset')
 
-def test_interrupted_is_saved_and_exit_130(subset, tiny, faulty, tmp_path):
+@pytest.mark.parametrize('number,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_interrupted_is_saved(number, code, subset, tiny, faulty, tmp_path):
     out = tmp_path/'out'
     p = start_cli(subset, '--profile', tiny, '--out', out, env=faulty('slow:over0'))
     after_batches(out, 3)(p)
-    p.send_signal(signal.SIGINT)
+    p.send_signal(number)
+    asked = time.time()
     _, err = p.communicate(timeout=60)
-    assert p.returncode == 130 and 'goes on from there' in err and 'Traceback' not in err
+    assert p.returncode == code and 'goes on from there' in err and 'Traceback' not in err
+    assert time.time() - asked < 10 and read_metrics(out/'metrics.jsonl')[0][-1]['state'] == 'Interrupted'
     assert not (out/'subset_embeddings.jsonl').exists()
+    if code != 130: return
     assert run_cli(subset, '--profile', tiny, '--out', out).returncode == 0
     assert len(read_jsonl(out/'subset_embeddings.jsonl')) == 400
 
