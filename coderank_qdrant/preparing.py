@@ -169,7 +169,8 @@ def load_model(model:ModelPlan, # A model's plan
         here = teams.loaded.get(model.fingerprint)
         if not (here and here.idle):
             events('phase', phase='loading', text=f'Loading {name}: {model.placement}')
-        return use_measured(model, team_ready(team_of(model, teams)))
+        facts = team_ready(team_of(model, teams), say=lambda text: events('note', text=text))
+        return use_measured(model, facts)
     except NoRoom as e:
         teams.close()
         check_free(model)

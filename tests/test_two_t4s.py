@@ -187,6 +187,13 @@ def test_a_worker_that_is_killed_is_replaced(cards, few, code_rank, on_cpu, tmp_
     assert 'SIGKILL' in said and same(out, on_cpu)
     assert [cards for cards,_ in loads_of(env)] == [[0], [0]]
 
+def test_a_worker_that_is_killed_while_it_loads_is_started_again(cards, few, code_rank, on_cpu, tmp_path):
+    env, out = cards(faults=[dict(within='coderank_qdrant.loading:load_body', do='kill', call=1, once=True)]), tmp_path/'out'
+    said = embed(few, out, code_rank, env)
+    assert 'SIGKILL). It is started again.' in said and same(out, on_cpu)
+    assert way_of(out).startswith('a copy on each of cuda:0, cuda:1 in fp16') and 'host memory' not in way_of(out)
+    assert not summary_of(out, 'few')['models'][0]['fallback_from']
+
 def test_a_question_beside_a_run_goes_where_there_is_room(cards, few, code_rank, tmp_path):
     env, out = cards(), tmp_path/'out'
     embed(few, out, code_rank, env)
