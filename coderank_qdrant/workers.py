@@ -377,7 +377,7 @@ def start_team(task:Task, # What each worker loads
 # %% ../nbs/43_workers.ipynb #fe439ff6
 PAUSES = 1, 4 # seconds before a worker that went down while it loaded is started again
 
-def first_answer(worker:Worker, # One in a process of its own
+def first_answer(worker, # `Remote`
                  until:float # `time.monotonic()` after which it counts as hung
                 )->tuple: # ('ready', facts) or why not; raises `Died` or `InputError`
     "Wait for what a worker says when it has loaded."
