@@ -71,5 +71,14 @@ def enrich(metadata:dict, # What the chunk brought with it
 class Chunk:
     "A piece of text, its id, and what is known about it."
     id:str # See `chunk_id`
-    text:str # What is embedded; never empty
+    text:str # What is stored and shown; never empty
     metadata:dict = field(default_factory=dict) # What came with it, enriched; its `text_hash` is always there
+    header:str = '' # What stands before the text when it is embedded; see chapter headers
+
+    @property
+    def embedded(self)->str: return self.header + self.text # what the model reads
+
+    @property
+    def vector_hash(self)->str: # 64 hexadecimal digits
+        "The name of what the vector belongs to: header and text."
+        return text_hash(self.embedded) if self.header else self.metadata['text_hash']

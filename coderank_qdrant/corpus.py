@@ -249,6 +249,7 @@ class Corpus:
     problems:list # Of `Problem`
     files:int # Files looked at
     found:int # Chunk entries met; always `len(chunks)` plus what the problems cost
+    header:str = 'none' # What stands before each text when it is embedded, see `header_name`
 
     @property
     def skipped_files(self): return sum(problem.kind in SKIPPED for problem in self.problems)

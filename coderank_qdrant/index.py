@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SUMMARY', 'ABOUT_MODEL', 'FORMAT_OF_COLLECTION', 'NAVIGATION', 'WORD_TOKENIZERS', 'run_files', 'read_lines',
-           'reading', 'survey_run', 'describe_run', 'why_not_same', 'make_point', 'cached_windows', 'make_points',
-           'prepare_store', 'send_points', 'send_slices', 'stale_points', 'run_slices', 'fill_store', 'settle_store',
-           'said', 'told', 'collection_name', 'index_run', 'coderank_index']
+           'reading', 'survey_run', 'describe_run', 'why_not_same', 'line_header', 'line_hash', 'make_point',
+           'cached_windows', 'make_points', 'prepare_store', 'send_points', 'send_slices', 'stale_points', 'run_slices',
+           'fill_store', 'settle_store', 'said', 'told', 'collection_name', 'index_run', 'coderank_index']
 
 # %% ../nbs/56_index.ipynb #1baacef1
 import os, sqlite3, time
@@ -20,8 +20,9 @@ import numpy as np
 from fastcore.basics import chunked
 from fastcore.meta import delegates
 from .command import InputError, command, one_of, print_json
-from .chunks import point_id
+from .chunks import point_id, text_hash
 from .content import is_navigation, link_share
+from .headers import header_of, header_parts
 from .cache import FORMAT, VectorCache, get_vectors
 from .events import Events
 from .display import run_sinks
@@ -131,6 +132,7 @@ def describe_run(summary:dict, # Of the run
     bm25 = dict(tokenizer=tokenizer, average=256, titles=titles)
     return dict(format=FORMAT_OF_COLLECTION,
                 collection=summary['collection'],
+                header=summary.get('header', 'none'),
                 models=models,
                 navigation=navigation,
                 bm25=bm25,
@@ -156,6 +158,9 @@ def why_not_same(there:dict, # The description of a collection
         return f'it was written in format {there["format"]}, this version writes {wanted["format"]}'
     if there['collection'] != wanted['collection']:
         return f'it holds {there["collection"]}, and this run is {wanted["collection"]}'
+    header = there.get('header', 'none')
+    if header != wanted['header']:
+        return f'its texts were embedded with the header {header}, those of the run with {wanted["header"]}'
     for name,model in wanted['models'].items():
         if name not in there['models']:
             return f'it has vectors of {", ".join(there["models"])} and none of {name}'
@@ -165,6 +170,21 @@ def why_not_same(there:dict, # The description of a collection
         if there[key] != wanted[key]:
             return f'it was indexed with {key} {there[key]}, and now {wanted[key]} is asked for'
     return ''
+
+# %% ../nbs/56_index.ipynb #a05d22c6
+def line_header(line:dict, # A line of the JSONL
+                about:dict # The description of the collection
+               )->str: # '' where the run had none
+    "What stood before a text when it was embedded."
+    return header_of(line['text'], line['metadata'], header_parts(about.get('header', 'none')))
+
+# %% ../nbs/56_index.ipynb #2a8ac7b7
+def line_hash(line:dict, # A line of the JSONL
+              about:dict # The description of the collection
+             )->str: # 64 hexadecimal digits
+    "Under which hash the cache has the vectors of a line."
+    header = line_header(line, about)
+    return text_hash(header + line['text']) if header else line['metadata']['text_hash']
 
 # %% ../nbs/56_index.ipynb #1791b92e
 def make_point(line:dict, # A line of the JSONL
@@ -181,7 +201,7 @@ def make_point(line:dict, # A line of the JSONL
     settings = about['bm25']
     title = str(metadata.get('title') or '') if settings['titles'] else ''
     bm25 = bm25_model(settings['tokenizer'], settings['average'])
-    words = text_words(bm25, f'{title}\n{text}')
+    words = text_words(bm25, f'{title}\n{line_header(line, about)}{text}')
     payload = {**metadata, 'link_share': round(link_share(text), 4), 'text': text, 'chunk_id': line['id']}
     return dict(id=point_id(line['id']),
                 name=name,
@@ -193,16 +213,15 @@ def make_point(line:dict, # A line of the JSONL
 def cached_windows(lines, # Lines of the JSONL
                    about:dict, # The description of the collection
                    cache=None # The `VectorCache`, or None
-                  )->dict: # (model's short name, text hash): float32, shape (windows, dim); only texts that are there
+                  )->dict: # (model's short name, hash as in the cache): float32, shape (windows, dim); only texts that are there
     "All windows of some texts, as far as the cache has them."
     if cache is None: return {}
     wanted = defaultdict(list)
-    for line in lines:
-        wanted[line['metadata']['model']].append(line['metadata']['text_hash'])
+    for line in lines: wanted[line['metadata']['model']].append(line_hash(line, about))
     found = {}
     for name,hashes in wanted.items():
         vectors = get_vectors(cache, about['models'][name]['fingerprint'], hashes)
-        for text_hash,(_,windows) in vectors.items(): found[name, text_hash] = windows
+        for hash,(_,windows) in vectors.items(): found[name, hash] = windows
     return found
 
 # %% ../nbs/56_index.ipynb #07ac0e7c
@@ -214,7 +233,7 @@ def make_points(lines, # Lines of the JSONL
     windows = cached_windows(lines, about, cache)
     for line in lines:
         if about['navigation'] == 'omit' and is_navigation(line['text']): continue
-        key = line['metadata']['model'], line['metadata']['text_hash']
+        key = line['metadata']['model'], line_hash(line, about)
         yield make_point(line, about, windows.get(key))
 
 # %% ../nbs/56_index.ipynb #1b881aaa

@@ -257,7 +257,7 @@ def plan_model(route:Route, # Which model, from where
               )->ModelPlan: # Raises `InputError`, `DoesNotFit` among them
     "Plan one model's work."
     model = placed_plan(route, chunks, content_types, devices or find_devices('cpu'), **options)
-    texts = {chunk.metadata['text_hash']: chunk.text for chunk in chunks}
+    texts = {chunk.vector_hash: chunk.embedded for chunk in chunks}
     there = {}
     saved, settings = [], {}
     if cache and model.fingerprint:

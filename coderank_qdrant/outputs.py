@@ -8,6 +8,7 @@ __all__ = ['look_up', 'records', 'record_line', 'write_jsonl', 'parquet_row', 'w
 
 # %% ../nbs/46_outputs.ipynb #b1eb403c
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 import orjson
 import numpy as np
 from fastcore.basics import chunked
@@ -24,7 +25,7 @@ def look_up(chunks:list, # Of `Chunk`
     "The vectors of some chunks, of each vector space in one question."
     hashes: dict = {}
     for chunk in chunks:
-        hashes.setdefault(spaces[chunk.id][1], []).append(chunk.metadata['text_hash'])
+        hashes.setdefault(spaces[chunk.id][1], []).append(chunk.vector_hash)
     found = {}
     for space,wanted in hashes.items():
         for text,vectors in get_vectors(cache, space, wanted).items():
@@ -42,12 +43,12 @@ def records(chunks:list, # Of `Chunk`
         found = look_up(part, spaces, cache)
         for chunk in part:
             name, space, content_type = spaces[chunk.id]
-            key = space, chunk.metadata['text_hash']
+            key = space, chunk.vector_hash
             if key not in found: continue
             tokens, vectors = found[key]
             metadata = enrich(chunk.metadata, content_type=content_type, model=name,
                               vector_dimension=vectors.shape[1], windows=len(vectors))
-            yield Chunk(chunk.id, chunk.text, metadata), tokens, vectors
+            yield replace(chunk, metadata=metadata), tokens, vectors
 
 # %% ../nbs/46_outputs.ipynb #60308cb4
 def record_line(chunk:Chunk, # With all its metadata

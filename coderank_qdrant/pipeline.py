@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHOWN', 'Run', 'run_records', 'noted_dims', 'write_outputs', 'some_chunks', 'plan_again', 'sample_of', 'embed_sample',
            'rehearse', 'embed_alone', 'verify_model', 'Asked', 'tell_start', 'tell_plan', 'end_run', 'read_next',
-           'carry_out', 'done_words', 'finish_run', 'plan_and_run', 'tell_failure', 'run_asked', 'embed_corpus',
-           'open_encoder', 'verify_run', 'coderank_embed']
+           'carry_out', 'done_words', 'finish_run', 'plan_and_run', 'tell_failure', 'run_asked', 'with_headers',
+           'embed_corpus', 'open_encoder', 'verify_run', 'coderank_embed']
 
 # %% ../nbs/50_pipeline.ipynb #f6b0b7a2
 import tempfile, time
@@ -22,6 +22,7 @@ from .show import as_html, html_table
 from .command import InputError, command
 from .machine import free_cached
 from .places import write_json
+from .headers import header_name, header_parts, with_header
 from .corpus import Corpus, usable_corpus
 from .models import frame, load_tokenizer, spans, tokenize
 from .download import LATER, SPENT
@@ -203,7 +204,7 @@ def verify_model(run:Run, # A run with its vectors in the cache
     stored = list(records(sample, spaces_of(plan), cache))
     tokenizer = load_tokenizer(model.here)
     around = frame(tokenizer, model.card.document_prompt)
-    texts = tokenize(tokenizer, [chunk.text for chunk,_,_ in stored])
+    texts = tokenize(tokenizer, [chunk.embedded for chunk,_,_ in stored])
     cosines = []
     for (_,tokens,vectors),ids in zip(stored, texts, strict=True):
         alone = embed_alone(model, encoder, ids, around)
@@ -342,6 +343,15 @@ def run_asked(asked:Asked, corpus:Corpus, teams:Teams)->Run:
             tell_failure(asked, e, events)
             raise
 
+# %% ../nbs/50_pipeline.ipynb #c9859df2
+def with_headers(corpus:Corpus, # As it was read
+                 choice:str # Of the parts of a header, see chapter headers
+                )->Corpus: # Raises `InputError` for a part that is none
+    "A corpus whose texts are embedded with a header."
+    parts = header_parts(choice)
+    chunks = [with_header(chunk, parts) for chunk in corpus.chunks] if parts else corpus.chunks
+    return replace(corpus, chunks=chunks, header=header_name(parts))
+
 # %% ../nbs/50_pipeline.ipynb #f777bdc7
 def embed_corpus(root, # Folder of chunk files
                  out, # Folder for the cache, the JSONL and the summary; made if it is missing
@@ -353,6 +363,7 @@ def embed_corpus(root, # Folder of chunk files
                  strategy:str='tokens', # tokens: batches under a token budget, longest first; static: the fixed formula
                  routing:str='extension', # extension: by the document's suffix; content: half-code chunks to code too
                  max_length:int=None, # Tokens the model reads at once; its own maximum by default
+                 header:str='none', # What stands before each text: none, or some of path,symbols,headings
                  dim:int=None, # Numbers to keep of each vector, for models trained to be cut (Matryoshka); all
                  long:str='window', # Longer texts: window (overlapping windows), truncate or error
                  limit:int=None, # Embed the first N chunks only
@@ -378,7 +389,8 @@ def embed_corpus(root, # Folder of chunk files
                    dim=dim)
     asked = Asked(Path(out), profile, found, options, devices != 'auto', dry_run, stop_after, parquet, verify, started)
     teams = make_way(keep)
-    try: return run_asked(asked, usable_corpus(root, collection, limit), teams)
+    corpus = with_headers(usable_corpus(root, collection, limit), header)
+    try: return run_asked(asked, corpus, teams)
     finally: teams.close(keep=lambda _key: keep)
 
 # %% ../nbs/50_pipeline.ipynb #84dde823

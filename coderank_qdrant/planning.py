@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FETCH', 'READ', 'PLAN_HEAD', 'SESSION', 'RATES_NOTE', 'OTHERS_NOTE', 'Plan', 'with_model', 'at_rate', 'to_fetch',
            'to_load', 'long_texts', 'minutes', 'peak_memory_words', 'batch_words', 'plan_row', 'most_cut',
-           'origin_note', 'model_notes', 'session_limits', 'session_note', 'speed_note', 'input_note', 'size_note',
-           'plan_notes', 'plan_lines', 'plan_html', 'plan_others', 'plan_models', 'make_plan', 'check_disk',
-           'plot_lengths']
+           'origin_note', 'model_notes', 'session_limits', 'session_note', 'speed_note', 'header_note', 'input_note',
+           'size_note', 'plan_notes', 'plan_lines', 'plan_html', 'plan_others', 'plan_models', 'make_plan',
+           'check_disk', 'plot_lengths']
 
 # %% ../nbs/36_planning.ipynb #7d0aee14
 from collections import Counter
@@ -159,7 +159,7 @@ def most_cut(plan:Plan, model:ModelPlan, n:int=3)->str:
     lost: Counter = Counter()
     for chunk in plan.corpus.chunks:
         if plan.content_types[chunk.id] not in model.content_types: continue
-        beyond = model.work.tokens[chunk.metadata['text_hash']] - model.width
+        beyond = model.work.tokens[chunk.vector_hash] - model.width
         lost[chunk.metadata['source']] += max(beyond, 0)
     return ', '.join(f'{source} ({tokens:,} tokens)' for source,tokens in lost.most_common(n))
 
@@ -216,6 +216,12 @@ def speed_note(plan:Plan)->str: # '' where everything was measured
         source = ('two sevenths of the speed in the data sheets, which is what matrix products reach on a T4.')
     return f'Minutes that are not measured are worked out from {source}'
 
+# %% ../nbs/36_planning.ipynb #1e04dccd
+def header_note(plan:Plan)->str: # '' where there is none
+    "What stands before each text."
+    header = plan.corpus.header
+    return '' if header == 'none' else f'Each text is embedded with a header: {header}. What is stored is the text alone.' 
+
 # %% ../nbs/36_planning.ipynb #055e0f1f
 def input_note(plan:Plan)->str: # '' where nothing is wrong
     "What of the input cannot be used."
@@ -243,7 +249,7 @@ def plan_notes(plan:Plan)->list: # Sentences
     notes.append(speed_note(plan))
     if any(model.busy for model in plan.models): notes.append(RATES_NOTE)
     if plan.others: notes.append(OTHERS_NOTE)
-    notes += [input_note(plan), size_note(plan), session_note(plan), device_warning(plan.devices)]
+    notes += [header_note(plan), input_note(plan), size_note(plan), session_note(plan), device_warning(plan.devices)]
     return [note for note in notes if note]
 
 # %% ../nbs/36_planning.ipynb #4f0ffde0

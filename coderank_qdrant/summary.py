@@ -32,7 +32,7 @@ def text_keys(plan:Plan # A plan
              )->dict: # chunk id: (fingerprint, text hash)
     "What each chunk's vector is kept under."
     spaces = spaces_of(plan)
-    return {chunk.id: (spaces[chunk.id][1], chunk.metadata['text_hash']) for chunk in plan.corpus.chunks}
+    return {chunk.id: (spaces[chunk.id][1], chunk.vector_hash) for chunk in plan.corpus.chunks}
 
 # %% ../nbs/48_summary.ipynb #d16c1206
 class Count:
@@ -177,6 +177,7 @@ def summarise(plan:Plan, # What was planned
     names = [model.card.name for model in models]
     return dict(
         collection=corpus.collection,
+        header=corpus.header,
         timestamp=datetime.now(UTC).isoformat(timespec='seconds'),
         model=names[0] if len(names) == 1 else names,
         models=[model_summary(model, dims.get(model.card.name)) for model in models],
