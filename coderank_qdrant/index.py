@@ -213,7 +213,7 @@ def make_point(line:dict, # A line of the JSONL
 def cached_windows(lines, # Lines of the JSONL
                    about:dict, # The description of the collection
                    cache=None # The `VectorCache`, or None
-                  )->dict: # (model's short name, hash as in the cache): float32, shape (windows, dim); only texts that are there
+                  )->dict: # (model's short name, hash in the cache): float32, shape (windows, dim); what is there
     "All windows of some texts, as far as the cache has them."
     if cache is None: return {}
     wanted = defaultdict(list)

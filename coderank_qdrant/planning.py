@@ -220,7 +220,8 @@ def speed_note(plan:Plan)->str: # '' where everything was measured
 def header_note(plan:Plan)->str: # '' where there is none
     "What stands before each text."
     header = plan.corpus.header
-    return '' if header == 'none' else f'Each text is embedded with a header: {header}. What is stored is the text alone.' 
+    if header == 'none': return ''
+    return f'Each text is embedded with a header: {header}. What is stored is the text alone.'
 
 # %% ../nbs/36_planning.ipynb #055e0f1f
 def input_note(plan:Plan)->str: # '' where nothing is wrong
