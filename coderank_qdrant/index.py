@@ -10,7 +10,7 @@ __all__ = ['SUMMARY', 'ABOUT_MODEL', 'FORMAT_OF_COLLECTION', 'NAVIGATION', 'WORD
 
 # %% ../nbs/56_index.ipynb #1baacef1
 import os, sqlite3, time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +21,13 @@ from fastcore.basics import chunked
 from fastcore.meta import delegates
 from .command import InputError, command, one_of, print_json
 from .chunks import point_id, text_hash
-from .content import is_navigation, link_share
+from .content import is_navigation
 from .headers import header_of, header_parts
 from .cache import FORMAT, VectorCache, get_vectors
 from .events import Events
 from .display import run_sinks
 from .words import bm25_model, text_words
+from .payload import payload_of
 from .edge import EdgeStore
 from .server import server_address
 from .stores import open_store
@@ -190,7 +191,7 @@ def line_hash(line:dict, # A line of the JSONL
 def make_point(line:dict, # A line of the JSONL
                about:dict, # The description of the collection
                windows=None # Its vectors, shape (windows, dim); None takes the line's own
-              )->dict: # id; name of the model; its vector, or a list of windows; words; payload
+              )->dict: # id; model; its vector, or a list of windows; words; payload; keys of vectors left out of it
     "A chunk as Qdrant gets it, for either kind of store."
     text = line['text']
     metadata = line['metadata']
@@ -202,12 +203,13 @@ def make_point(line:dict, # A line of the JSONL
     title = str(metadata.get('title') or '') if settings['titles'] else ''
     bm25 = bm25_model(settings['tokenizer'], settings['average'])
     words = text_words(bm25, f'{title}\n{line_header(line, about)}{text}')
-    payload = {**metadata, 'link_share': round(link_share(text), 4), 'text': text, 'chunk_id': line['id']}
+    payload, left_out = payload_of(line)
     return dict(id=point_id(line['id']),
                 name=name,
                 vector=vector,
                 words=words,
-                payload=payload)
+                payload=payload,
+                left_out=left_out)
 
 # %% ../nbs/56_index.ipynb #40b6d9f5
 def cached_windows(lines, # Lines of the JSONL
@@ -297,11 +299,15 @@ def stale_points(store, # A store that is open
 def run_slices(jsonl, # The JSONL of a run
                about:dict, # The description of the collection
                cache=None, # The `VectorCache`, or None
-               batch:int=128 # Lines a slice
+               batch:int=128, # Lines a slice
+               left_out:Counter=None # Key: vectors of the input that no payload holds; added to
               ): # Yields lists of points
     "The points of a run, some at a time."
+    left_out = Counter() if left_out is None else left_out
     for lines in chunked(read_lines(jsonl), batch):
-        yield list(make_points(lines, about, cache))
+        points = list(make_points(lines, about, cache))
+        for point in points: left_out.update(point['left_out'])
+        yield points
 
 # %% ../nbs/56_index.ipynb #5cf20e9b
 def fill_store(store, # A store that is open
@@ -349,6 +355,9 @@ def said(report:dict, # Of `index_run`
     if report['pruned']: text += f', {report["pruned"]} points removed whose chunks left the corpus'
     if report['stale']:
         text += f', {report["stale"]} points of chunks that left the corpus (--prune removes them)'
+    if report['vectors_left_out']:
+        n, keys = sum(report['vectors_left_out'].values()), ', '.join(report['vectors_left_out'])
+        text += f', {n} vectors that came with the chunks left out of the payloads ({keys})'
     if not cached:
         text += '. There was no vectors.sqlite: a text of several windows is found by their mean'
     return f'{text}, in {report["seconds"]:.1f} s'
@@ -396,11 +405,12 @@ def index_run(out, # Output folder of a finished run, or a `Run`
     models = survey_run(summary, jsonl, cache_file is not None)
     about = describe_run(summary, models, navigation, titles, quantize, tokenizer)
     total = summary['total_embeddings']
+    left_out: Counter = Counter()
     with told() as events:
         name = collection_name(collection, location, summary)
         with open_store(location, api_key, name) as store, reading(cache_file) as cache:
             prepare_store(store, about, recreate)
-            slices = run_slices(jsonl, about, cache, batch)
+            slices = run_slices(jsonl, about, cache, batch, left_out)
             ids, written = fill_store(store, slices, events, batch, total, workers)
             pruned, stale = settle_store(store, ids, prune)
             report = dict(points=store.count(),
@@ -408,7 +418,8 @@ def index_run(out, # Output folder of a finished run, or a `Run`
                           unchanged=len(ids) - written,
                           omitted=total - len(ids),
                           pruned=pruned,
-                          stale=stale)
+                          stale=stale,
+                          vectors_left_out=dict(left_out))
     report |= dict(location=str(location), collection=about['collection'], models=list(about['models']),
                    seconds=round(time.time() - started, 2))
     events('end', state='Done', text=said(report, cache_file is not None))
