@@ -50,8 +50,10 @@ def code_share(text:str # Any text
 # %% ../nbs/09_content.ipynb #fd36aaf0
 def guess_type(text:str # A text of which nothing is known
               )->str: # 'code' or 'docs'
-    "What a text seems to be: code where half of it is fenced or half of its lines look like code, else prose."
-    return 'code' if fenced_share(text) >= .5 or code_share(text) >= .5 else 'docs'
+    "What a text seems to be: code where half of it is fenced, or where half of its lines look like code."
+    fenced = fenced_share(text)
+    share = fenced if fenced else code_share(text)  # fences are Markdown's, and Markdown is prose
+    return 'code' if share >= .5 else 'docs'
 
 # %% ../nbs/09_content.ipynb #37aa71dd
 def chunk_type(chunk:Chunk, # A chunk with its `source` in the metadata
