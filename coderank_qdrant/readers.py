@@ -314,10 +314,10 @@ def from_anywhere(data, text_key=None)->list|None:
     return None
 
 # %% ../nbs/12_readers.ipynb #31df3676
-READERS = {'': from_chunks, 'a list': from_list, 'a LlamaIndex docstore': from_docstore, 'columns': from_columns,
-           'a list of strings': lambda data,text_key: from_strings(data), 'a list inside of an object': from_named,
+READERS = {'': from_chunks, 'list': from_list, 'LlamaIndex docstore': from_docstore, 'columns': from_columns,
+           'list of strings': lambda data,text_key: from_strings(data), 'list inside of an object': from_named,
            'one chunk': from_one, 'chunks by id': from_keyed, 'texts by path': from_paths,
-           'the list that has the text key': from_anywhere}
+           'list that has the text key': from_anywhere}
 
 def keys_seen(data, # A parsed file
               most:int=8 # Keys at the most
@@ -353,7 +353,7 @@ def _shape(name, opened, text_key):
     labels = dict.fromkeys(label for _,label in opened if label)
     places = dict.fromkeys(find_text(entry, text_key)[0] for entry,_ in opened)
     keys = [key for key in places if key and key not in TEXT_KEYS]
-    words = [name] if name and name != 'a list' else []
+    words = [name] if name and name != 'list' else []
     words += list(labels)[:3]
     if keys: words.append(f'text under {", ".join(keys[:3])}')
     return ', '.join(words)

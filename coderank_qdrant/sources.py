@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KNOWN_NAMES', 'DOMAINS', 'SOURCE_KEYS', 'OTHER_KEYS', 'NAMES_FILES', 'NESTED', 'PAGES', 'SHORT', 'PROSE',
            'LANGUAGE_KEYS', 'dig', 'is_url', 'is_bare', 'is_path', 'unmarked', 'squeezed', 'as_source', 'document',
-           'url_type', 'language_names', 'told_type']
+           'url_type', 'language_names', 'told_type', 'known_type']
 
 # %% ../nbs/10_sources.ipynb #d3de7369
 import re
@@ -158,3 +158,16 @@ def told_type(metadata:dict # What a chunk says about itself
         if name in PROSE: return 'docs'
         if name in language_names(): return 'code'
     return ''
+
+# %% ../nbs/10_sources.ipynb #7a82f548
+def known_type(source:str, # Path or address of the document, or ''
+               name:str, # What its id calls it
+               metadata:dict # What the chunk says about itself
+              )->str: # One of `CONTENT_TYPES`, or '' where nothing tells
+    "The kind of content of a chunk, by all that is known beside its text."
+    if is_url(source): return url_type(source)
+    kind = content_type(name)
+    if kind != 'other': return kind
+    told = told_type(metadata)
+    if told: return told
+    return 'other' if source or is_bare(PurePosixPath(name).name) else ''
