@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SKIPPED', 'OUTPUTS', 'Problem', 'path_text', 'hidden_problem', 'why_other', 'find_files', 'id_parts', 'RawChunk',
            'raw_chunk', 'entry_fault', 'entry_problems', 'read_entries', 'file_notes', 'read_file', 'Corpus',
-           'subdir_table', 'count_words', 'file_words', 'input_words', 'problem_table', 'sharing', 'with_id',
-           'name_chunks', 'merge_notes', 'read_corpus', 'usable_corpus']
+           'subdir_table', 'count_words', 'file_words', 'input_words', 'problem_table', 'guess_words', 'sharing',
+           'with_id', 'name_chunks', 'merge_notes', 'read_corpus', 'usable_corpus']
 
 # %% ../nbs/14_corpus.ipynb #9189b5f7
 import os
@@ -19,7 +19,7 @@ import orjson
 from .show import html_table, in_words
 from .command import InputError
 from .chunks import Chunk, chunk_id, enrich, mark, repair_text, text_hash
-from .content import content_type, guess_type
+from .content import chunk_type, content_type, guess_type
 from .sources import document, known_type
 from .parsing import Broken, Parsed, Unreadable, bare_name, chunk_suffix, parse
 from .readers import chunk_text, entry_metadata, find_entries, keys_seen
@@ -315,6 +315,16 @@ def problem_table(corpus:Corpus, # Any corpus
     caption = input_words(corpus) or 'Nothing is wrong'
     if len(corpus.problems) > most: caption += f' The first {most} remarks:'
     return html_table(rows, ['file', 'problem', 'what is wrong'], caption)
+
+# %% ../nbs/14_corpus.ipynb #55a88994
+def guess_words(corpus:Corpus)->str: # '' where nothing was guessed
+    "For how many chunks the kind of content is a guess."
+    guessed = corpus.guessed
+    if not guessed: return ''
+    kinds = Counter(map(chunk_type, guessed))
+    words = ', '.join(f'{n:,} {kind}' for kind,n in sorted(kinds.items()))
+    return (f'For {len(guessed):,} of {count_words(len(corpus.chunks), "chunk")} nothing says which document they come from, '
+            f'so what they are is a guess from their text: {words}. --source_key names the key that says it.')
 
 # %% ../nbs/14_corpus.ipynb #ba28f867
 def sharing(raws:list, # Of `RawChunk`
