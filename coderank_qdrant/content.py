@@ -33,11 +33,13 @@ def fenced_share(text:str # A chunk of Markdown
     return len(fenced) / max(len(text), 1)
 
 # %% ../nbs/09_content.ipynb #7f9d6830
-_starts = (r'\s*(?:def \w+\(|class \w+[(:{ ]|import [\w.{*"\']+|from [\w.]+ import |#include|#!/|package [\w.]+;?$|fn \w|func [\w(]|'
-           r'pub |(?:public|private|protected|static|async|export) \w+ |(?:const|let|var|val|use) [\w:{]+\s*(?:=|::|;)|'
-           r'return(?: [\w.({\[]+)?;?$|(?:el)?if .+:$|if \(|for .+(?:\{|:)$|while .+(?:\{|:)$|try:|else:|@\w+\S*$|<[/!?\w].*>$|[)}\]]+[;,]?$|'
+_starts = (r'\s*(?:def \w+\(|class \w+[(:{ ]|import [\w.{*"\']+|from [\w.]+ import |#include|#!/|package [\w.]+;?$|'
+           r'fn \w|func [\w(]|pub |(?:public|private|protected|static|async|export) \w+ |'
+           r'(?:const|let|var|val|use) [\w:{]+\s*(?:=|::|;)|return(?: [\w.({\[]+)?;?$|(?:el)?if .+:$|if \(|'
+           r'for .+(?:\{|:)$|while .+(?:\{|:)$|try:|else:|@\w+\S*$|<[/!?\w].*>$|[)}\]]+[;,]?$|'
            r'SELECT .+|CREATE (?:TABLE|INDEX) )')
-_inside = r'.*(?:[{};]$|=>|\) ->|\w\s?(?:[-+*/:|]?=|[=!<>]=)\s*\S|^\s*[\w.]+\(.*\)\s*[,;:]?$|^\s+[\w.]+\(|^\s*["\']?\w+["\']?: [\w"\'\[{]+,?$)'
+_inside = (r'.*(?:[{};]$|=>|\) ->|\w\s?(?:[-+*/:|]?=|[=!<>]=)\s*\S|^\s*[\w.]+\(.*\)\s*[,;:]?$|^\s+[\w.]+\(|'
+           r'^\s*["\']?\w+["\']?: [\w"\'\[{]+,?$)')
 _code_line = re.compile(f'{_starts}|{_inside}')
 _silent = re.compile(r'\s*(?:#|//|/?\*|--|>|\||$)')  # comments, headings, quotations, tables, blank lines
 

@@ -22,7 +22,7 @@ from .chunks import Chunk, chunk_id, enrich, mark, repair_text, text_hash
 from .content import chunk_type, content_type, guess_type
 from .sources import document, known_type
 from .parsing import Broken, Parsed, Unreadable, bare_name, chunk_suffix, parse
-from .readers import chunk_text, entry_metadata, find_entries, keys_seen
+from .readers import TEXT_KEYS, entry_metadata, find_entries, find_text, keys_seen
 
 # %% ../nbs/14_corpus.ipynb #38290473
 SKIPPED = 'other_file', 'hidden', 'unreadable', 'not_json', 'no_chunks'
@@ -107,8 +107,11 @@ def find_files(root:Path # The corpus root
     _has_cache.cache_clear()
     for file in files:
         why = why_other(file)
-        if not why: chunk_files.append(file)
-        else: problems.append(Problem(path_text(file.relative_to(root)), 'other_file', f'{why} ({in_words(_size(file))})'))
+        if not why:
+            chunk_files.append(file)
+            continue
+        name = path_text(file.relative_to(root))
+        problems.append(Problem(name, 'other_file', f'{why} ({in_words(_size(file))})'))
     return chunk_files, problems
 
 # %% ../nbs/14_corpus.ipynb #6af9bfaa
@@ -162,15 +165,12 @@ def raw_chunk(text:str, # What is embedded
     return RawChunk(text, metadata, source, position, rel.as_posix(), subdir, name, kind or guess_type(text), not kind)
 
 # %% ../nbs/14_corpus.ipynb #5fd72deb
-def entry_fault(entry, # One entry of a file's list that has no text
-                text_key:str|None=None # The key to look at first
+def entry_fault(entry # One entry of a file's list that has no text
                )->tuple: # Kind of problem, and why
     "What is wrong with an entry."
     if isinstance(entry, Broken): return 'broken_line', 'not JSON'
-    try: chunk_text(entry, text_key)
-    except TypeError as e: return 'not_a_chunk', str(e)
-    except ValueError as e: return 'no_text', str(e)
-    raise AssertionError('the entry has a text')
+    if not isinstance(entry, dict): return 'not_a_chunk', f'not an object but {type(entry).__name__}'
+    return 'no_text', f'no text in any of {", ".join(TEXT_KEYS)}'
 
 def entry_problems(bad:dict, # (kind, why): numbers of entries
                    name:str, # Their file
@@ -199,9 +199,8 @@ def read_entries(entries:list, # From `find_entries`
     raws, bad = [], defaultdict(list)
     positions: dict[str, int] = defaultdict(int)
     for i,entry in enumerate(entries):
-        key = text = ''
-        try: key, text = chunk_text(entry, text_key)
-        except (TypeError, ValueError): bad[entry_fault(entry, text_key)].append(entry.line if isinstance(entry, Broken) else i)
+        key, text = find_text(entry, text_key)
+        if not text: bad[entry_fault(entry)].append(entry.line if isinstance(entry, Broken) else i)
         metadata = entry_metadata(entry, text, key) if isinstance(entry, dict) else {}
         source = document(metadata, source_key)
         if text: raws.append(raw_chunk(text, metadata, source, positions[source], rel))
@@ -323,8 +322,9 @@ def guess_words(corpus:Corpus)->str: # '' where nothing was guessed
     if not guessed: return ''
     kinds = Counter(map(chunk_type, guessed))
     words = ', '.join(f'{n:,} {kind}' for kind,n in sorted(kinds.items()))
-    return (f'For {len(guessed):,} of {count_words(len(corpus.chunks), "chunk")} nothing says which document they come from, '
-            f'so what they are is a guess from their text: {words}. --source_key names the key that says it.')
+    whole = count_words(len(corpus.chunks), 'chunk')
+    return (f'For {len(guessed):,} of {whole} nothing says which document they come from, so what they are is '
+            f'a guess from their text: {words}. --source_key names the key that says it.')
 
 # %% ../nbs/14_corpus.ipynb #ba28f867
 def sharing(raws:list, # Of `RawChunk`
@@ -346,7 +346,7 @@ def with_id(raw:RawChunk, # As it was read
     "Give a chunk its id and its standard metadata."
     id = chunk_id(collection, raw.subdir, filename, raw.position)
     source = raw.filename if raw.subdir == '.' else f'{raw.subdir}/{raw.filename}'
-    told = {}
+    told: dict = {}
     if raw.kind and raw.kind != content_type(source): told['routed_as'] = raw.kind
     if raw.guessed: told['content_type_guessed'] = True
     metadata = enrich(raw.metadata, collection=collection, source_subdir=raw.subdir, source=source,
@@ -393,7 +393,7 @@ def merge_notes(problems:list # Of `Problem`
 # %% ../nbs/14_corpus.ipynb #07b3e7f7
 def read_corpus(root, # Folder of chunk files
                 collection:str=None, # Name of the corpus; the folder's own by default
-                text_key:str|None=None, # The key with the text, with dots for objects inside of objects; looked at first
+                text_key:str|None=None, # The key with the text, or several with dots between them; looked at first
                 source_key:str|None=None # The key with the path of the document; looked at first
                )->Corpus: # Its chunks and problems; raises `FileNotFoundError` if there is no such folder
     "Read a tree of chunk files, losing nothing without saying so."

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import PurePath
+from typing import Any
 import orjson
 from .chunks import repair_text
 from .show import in_words
@@ -105,7 +106,7 @@ class Broken:
 @dataclass
 class Parsed:
     "What is in a file."
-    value:object # A value as JSON has it; of JSON lines the list of all values, some of them `Broken`
+    value:Any # A value as JSON has it; of JSON lines the list of all values, some of them `Broken`
     form:str = '' # 'JSON lines', 'Parquet', 'Arrow', or '' for one JSON value
     mended:list = field(default_factory=list) # What was mended
     packed:bool = False # Was it gzip's?

@@ -362,8 +362,8 @@ def embed_corpus(root, # Folder of chunk files
                  assume:str=None, # Plan for devices that are not here, such as T4x2; with --dry_run
                  stop_after:float=None, # Minutes after which to save and stop
                  verify:int=0, # Texts of each model to embed again, each row alone, while it is loaded
-                 text_key:str=None, # Key of the chunks' text, such as body or data.text; looked at before the usual ones
-                 source_key:str=None, # Key of the path of their document; looked at before the usual ones
+                 text_key:str=None, # Key of the chunks' text, such as body or data.text; tried before the usual ones
+                 source_key:str=None, # Key of the path of their document; tried before the usual ones
                  keep:bool=False # Leave models loaded for the next call in this process? `release_models` ends them
                 )->Run: # Raises `InputError`, `FileNotFoundError`, or `KeyboardInterrupt` with everything saved
     "Embed a corpus, resuming whatever an earlier run of the same command left."

@@ -242,7 +242,8 @@ def plan_notes(plan:Plan)->list: # Sentences
     notes.append(speed_note(plan))
     if any(model.busy for model in plan.models): notes.append(RATES_NOTE)
     if plan.others: notes.append(OTHERS_NOTE)
-    notes += [input_words(plan.corpus), guess_note(plan), size_note(plan), session_note(plan), device_warning(plan.devices)]
+    notes += [input_words(plan.corpus), guess_note(plan), size_note(plan), session_note(plan)]
+    notes.append(device_warning(plan.devices))
     return [note for note in notes if note]
 
 # %% ../nbs/36_planning.ipynb #4f0ffde0

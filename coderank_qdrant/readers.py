@@ -10,9 +10,10 @@ __all__ = ['TEXT_KEYS', 'MORE_KEYS', 'DOUBTFUL_KEYS', 'ALL_TEXT_KEYS', 'MARKDOWN
            'Found', 'why_none', 'find_entries']
 
 # %% ../nbs/12_readers.ipynb #857ceedd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 import orjson
 from .show import printable
 from .sources import LANGUAGE_KEYS, NESTED, as_source, dig, document, is_path
@@ -34,16 +35,17 @@ def is_text(value)->bool:
 def _paragraphs(parts):
     "A list of strings, or of objects that have a string under `text`, as one text."
     texts = [part.get('text') if isinstance(part, dict) else part for part in parts]
-    if not all(isinstance(text, str) for text in texts): return ''
-    return '\n\n'.join(text for text in texts if text.strip())
+    strings = [text for text in texts if isinstance(text, str)]
+    if len(strings) < len(texts): return ''
+    return '\n\n'.join(filter(is_text, strings))
 
-def as_text(value # What stands under a key
+def as_text(value:Any # What stands under a key
            )->str: # '' where it is no text
     "A value as a text; a list of paragraphs is joined by blank lines."
     if is_text(value): return value
     if isinstance(value, list): return _paragraphs(value)
-    if isinstance(value, dict): return next(filter(is_text, map(value.get, MARKDOWN)), '')
-    return ''
+    kinds: list[Any] = [value.get(key) for key in MARKDOWN] if isinstance(value, dict) else []
+    return next(filter(is_text, kinds), '')
 
 # %% ../nbs/12_readers.ipynb #5ecdcb22
 def _looks_like_text(value): return is_text(value) and len(value.split()) > 1 and not is_path(value.strip())
@@ -109,9 +111,9 @@ def entry_metadata(entry:dict, # One entry of a file's list
 # %% ../nbs/12_readers.ipynb #65a0065d
 WRAPPERS = {'kwargs': 'LangChain dumps', '__data__': 'LlamaIndex nodes', '_node_content': 'LlamaIndex nodes',
             'text_resource': 'LlamaIndex nodes', 'node': 'nodes with scores', 'payload': 'Qdrant points',
-            '_source': 'search hits', 'document': 'wrapped documents', 'doc': 'wrapped documents', 'chunk': 'wrapped chunks',
-            'row': 'rows', 'entity': 'records', 'properties': 'records', 'fields': 'records', 'record': 'records',
-            'data': 'records', 'value': 'records', 'page': 'pages', 'metadata': 'texts in metadata'}
+            '_source': 'search hits', 'document': 'wrapped documents', 'doc': 'wrapped documents',
+            'chunk': 'wrapped chunks', 'row': 'rows', 'page': 'pages', 'metadata': 'texts in metadata',
+            **dict.fromkeys(['entity', 'properties', 'fields', 'record', 'data', 'value'], 'records')}
 IN_STRINGS = '__data__', '_node_content' # may be JSON in a string
 
 def _inside(entry, key):
@@ -144,9 +146,10 @@ def has_text(entry, text_key:str|None=None)->bool:
     return bool(find_text(open_entry(entry, text_key)[0], text_key)[1])
 
 # %% ../nbs/12_readers.ipynb #78d87035
-LIST_KEYS = ('documents', 'docs', 'nodes', 'points', 'data', 'results', 'result', 'items', 'rows', 'records', 'passages', 'root',
-             'entries', 'texts', 'pages', 'elements', 'sections', 'segments', 'hits', 'matches', 'objects', 'vectors',
-             'paragraphs', 'files', 'corpus', 'embeddings', 'response', 'output', 'dataset', 'chunks')
+LIST_KEYS = ('documents', 'docs', 'nodes', 'points', 'data', 'results', 'result', 'items', 'rows', 'records',
+             'passages', 'root', 'entries', 'texts', 'pages', 'elements', 'sections', 'segments', 'hits', 'matches',
+             'objects', 'vectors', 'paragraphs', 'files', 'corpus', 'embeddings', 'response', 'output', 'dataset',
+             'chunks')
 
 def handed_down(data, # The object around a list
                 entries:list, # The list
@@ -172,6 +175,7 @@ def _some(entries, text_key):
     return any(has_text(entry, text_key) for entry in entries)
 
 def from_strings(data, # A parsed file
+                 _text_key=None, # Strings have no keys; all readers are called alike
                  bare:bool=True # May single words be texts? Only in a list that is the whole file
                 )->list|None: # Entries
     "A list in which every item is a string, and not each a path."
@@ -248,6 +252,18 @@ def _text_column(columns, text_key):
         if any(map(is_text, items)): return name
     return ''
 
+def _rows(columns, name, length):
+    "The rows of columns that belong together; None where the texts are alone."
+    beside = {key: items for key,items in columns.items() if key in ROW_NAMES or len(items) == length}
+    texts = columns[name]
+    beside.pop(name, None)
+    if not beside: return None
+    rows: list[dict] = [{} for _ in range(length)]
+    for key,items in beside.items():
+        for row,item in zip(rows, items, strict=False): row[ROW_NAMES.get(key, key)] = item
+    for row,text in zip(rows, texts, strict=False): row['text'] = text
+    return rows
+
 def from_columns(data, text_key=None)->list|None:
     "An object of lists of the same length, one of them of texts."
     if not isinstance(data, dict): return None
@@ -255,12 +271,8 @@ def from_columns(data, text_key=None)->list|None:
     columns = {key: items for key,items in found.items() if items}
     name = _text_column(columns, text_key)
     if not name: return None
-    length = max([len(columns[name]), *(len(columns[key]) for key in ROW_NAMES if key in columns)])
-    beside = {key: items for key,items in columns.items() if key != name and (len(items) == length or key in ROW_NAMES)}
-    if not beside: return None
-    rows = [{ROW_NAMES.get(key, key): items[i] for key,items in beside.items() if i < len(items)} for i in range(length)]
-    for row,text in zip(rows, columns[name], strict=False): row['text'] = text
-    return rows
+    length = max(len(columns[key]) for key in columns if key in ROW_NAMES or key == name)
+    return _rows(columns, name, length)
 
 # %% ../nbs/12_readers.ipynb #dd48f207
 def _from_value(value, text_key, deep):
@@ -314,10 +326,10 @@ def from_anywhere(data, text_key=None)->list|None:
     return None
 
 # %% ../nbs/12_readers.ipynb #31df3676
-READERS = {'': from_chunks, 'list': from_list, 'LlamaIndex docstore': from_docstore, 'columns': from_columns,
-           'list of strings': lambda data,text_key: from_strings(data), 'list inside of an object': from_named,
-           'one chunk': from_one, 'chunks by id': from_keyed, 'texts by path': from_paths,
-           'list that has the text key': from_anywhere}
+READERS: dict[str, Callable] = {
+    '': from_chunks, 'list': from_list, 'LlamaIndex docstore': from_docstore, 'columns': from_columns,
+    'list of strings': from_strings, 'list inside of an object': from_named, 'one chunk': from_one,
+    'chunks by id': from_keyed, 'texts by path': from_paths, 'list that has the text key': from_anywhere}
 
 def keys_seen(data, # A parsed file
               most:int=8 # Keys at the most
@@ -341,7 +353,8 @@ def why_none(data)->str:
     "Why a file has no chunks, and what to do."
     if isinstance(data, dict) and data.get('chunks') == []: return 'its "chunks" list is empty'
     if not isinstance(data, (dict, list)): return f'neither an object nor a list but {type(data).__name__}'
-    what = 'a list without chunks in it' if isinstance(data, list) else 'an object without a "chunks" list or other texts'
+    what = 'an object without a "chunks" list or other texts'
+    if isinstance(data, list): what = 'a list without chunks in it'
     keys = keys_seen(data)
     if not keys: return what
     return (f'{what}; keys seen: {keys}. If one of them has the texts, name it with --text_key, '
@@ -358,16 +371,19 @@ def _shape(name, opened, text_key):
     if keys: words.append(f'text under {", ".join(keys[:3])}')
     return ', '.join(words)
 
+def _unread_list(data):
+    "The entries under `chunks` where none has a text; raises `ValueError` where there are none."
+    entries = data.get('chunks') if isinstance(data, dict) else None
+    if isinstance(entries, list) and entries: return entries
+    raise ValueError(why_none(data))
+
 def find_entries(data, # A parsed file
                  text_key:str|None=None, # The key with the text; looked at first
                  source_key:str|None=None # The key with the path of the document; looked at first
                 )->Found: # Raises `ValueError` where there are none
     "The chunk entries of a file, whatever shape it has."
-    for name,reader in READERS.items():
-        entries = reader(data, text_key)
-        if entries: break
-    else:
-        entries, name = data.get('chunks') if isinstance(data, dict) else None, ''
-        if not isinstance(entries, list) or not entries: raise ValueError(why_none(data))
+    tried = ((name, reader(data, text_key)) for name,reader in READERS.items())
+    name, entries = next(((name, found) for name,found in tried if found), ('', None))
+    entries = entries or _unread_list(data)
     opened = [open_entry(entry, text_key) for entry in entries]
     return Found(handed_down(data, [entry for entry,_ in opened], source_key), _shape(name, opened, text_key))

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 from pygments.lexers import get_all_lexers
 from .chunks import posix
-from .languages import NO_LANGUAGES, is_docs, language
+from .languages import NO_LANGUAGES, language
 from .content import content_type
 
 # %% ../nbs/10_sources.ipynb #0716d823
@@ -71,10 +71,11 @@ def unmarked(path:str # Path of a document, POSIX
 SOURCE_KEYS = 'source', 'file_path', 'file_name', 'filename'
 OTHER_KEYS = ('sourcefile', 'sourcepath', 'filepath', 'filename', 'relpath', 'relativepath', 'relfilepath', 'fullpath',
               'absolutepath', 'abspath', 'docpath', 'documentpath', 'path', 'file', 'fname', 'documentname', 'docname',
-              'sourcedocument', 'sourcename', 'filedirectoryname', 'sourceurl', 'pageurl', 'fileurl', 'docurl', 'url', 'uri',
-              'sourceuri', 'link', 'href', 'permalink', 'canonicalurl', 'location', 'source', 'document', 'doc', 'origin')
-NAMES_FILES = {'filepath', 'filename', 'sourcefile', 'relpath', 'relativepath', 'sourcepath'} # whatever stands here is one
-NESTED = 'metadata', 'meta', 'origin', 'loc', 'source', 'file', 'document', 'doc', 'extra_info', 'node', 'data_source'
+              'sourcedocument', 'sourcename', 'sourceurl', 'pageurl', 'fileurl', 'docurl', 'url', 'uri', 'sourceuri',
+              'link', 'href', 'permalink', 'canonicalurl', 'location', 'source', 'document', 'doc', 'origin')
+NAMES_FILES = {'filepath', 'filename', 'sourcefile', 'relpath', 'relativepath', 'sourcepath'} # no label stands here
+NESTED = ('metadata', 'meta', 'origin', 'loc', 'source', 'file', 'document', 'doc', 'extra_info', 'node',
+          'data_source')
 
 @cache
 def squeezed(key:str)->str:
