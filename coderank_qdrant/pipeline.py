@@ -23,7 +23,7 @@ from .command import InputError, command
 from .machine import free_cached
 from .places import write_json
 from .headers import header_name, header_parts, with_header
-from .corpus import Corpus, usable_corpus
+from .corpus import Corpus, guess_words, input_words, usable_corpus
 from .models import frame, load_tokenizer, spans, tokenize
 from .download import LATER, SPENT
 from .encoder import load_encoder, read_ahead
@@ -238,7 +238,8 @@ def tell_start(asked:Asked, corpus:Corpus, state:str, events:Events):
     workers = [dict(worker=name, device=device.id, name=device.name, total=device.memory)
                for name,device in zip(names, asked.devices, strict=True)]
     events('start', collection=corpus.collection, out=asked.out.name, state=state, devices=workers)
-    events('note', text=f'Read {corpus!r}')
+    for text in f'Read {corpus!r}', input_words(corpus), guess_words(corpus):
+        if text: events('note', text=text)
 
 # %% ../nbs/50_pipeline.ipynb #5e08749c
 def tell_plan(plan:Plan, events:Events):
@@ -372,6 +373,8 @@ def embed_corpus(root, # Folder of chunk files
                  assume:str=None, # Plan for devices that are not here, such as T4x2; with --dry_run
                  stop_after:float=None, # Minutes after which to save and stop
                  verify:int=0, # Texts of each model to embed again, each row alone, while it is loaded
+                 text_key:str=None, # Key of the chunks' text, such as body or data.text; tried before the usual ones
+                 source_key:str=None, # Key of the path of their document; tried before the usual ones
                  keep:bool=False # Leave models loaded for the next call in this process? `release_models` ends them
                 )->Run: # Raises `InputError`, `FileNotFoundError`, or `KeyboardInterrupt` with everything saved
     "Embed a corpus, resuming whatever an earlier run of the same command left."
@@ -389,7 +392,7 @@ def embed_corpus(root, # Folder of chunk files
                    dim=dim)
     asked = Asked(Path(out), profile, found, options, devices != 'auto', dry_run, stop_after, parquet, verify, started)
     teams = make_way(keep)
-    corpus = with_headers(usable_corpus(root, collection, limit), header)
+    corpus = with_headers(usable_corpus(root, collection, limit, text_key, source_key), header)
     try: return run_asked(asked, corpus, teams)
     finally: teams.close(keep=lambda _key: keep)
 
@@ -421,10 +424,12 @@ def verify_run(run:Run, # A finished run
 def coderank_embed(input:str, # Folder of chunk files
                    out:str=None, # Folder for the cache, the JSONL and the summary (needed)
                    max_bad:int=0, # Quarantined chunks above which the command exits with 3
+                   strict:bool=False, # Exit with 3 where anything of the input was not understood?
                    **kwargs):
     "Embed a tree of chunk files; run it again to go on after an interruption."
     if not out: raise InputError('Say where to write: --out FOLDER.')
     run = embed_corpus(input, out, **kwargs)
     if run.state == 'planned': print(run.plan)
+    if strict and run.plan.corpus.faults: return 3
     if run.state != 'done': return 0
     return 3 if len(run.summary['quarantined']) > max_bad else 0

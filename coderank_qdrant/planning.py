@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FETCH', 'READ', 'PLAN_HEAD', 'SESSION', 'RATES_NOTE', 'OTHERS_NOTE', 'Plan', 'with_model', 'at_rate', 'to_fetch',
            'to_load', 'long_texts', 'minutes', 'peak_memory_words', 'batch_words', 'plan_row', 'most_cut',
-           'origin_note', 'model_notes', 'session_limits', 'session_note', 'speed_note', 'header_note', 'input_note',
+           'origin_note', 'model_notes', 'session_limits', 'session_note', 'speed_note', 'header_note', 'guess_note',
            'size_note', 'plan_notes', 'plan_lines', 'plan_html', 'plan_others', 'plan_models', 'make_plan',
            'check_disk', 'plot_lengths']
 
@@ -21,7 +21,7 @@ from .machine import host_free
 from .places import free_bytes, on_kaggle
 from .download import LATER
 from .content import CONTENT_TYPES, chunk_type
-from .corpus import Corpus
+from .corpus import Corpus, guess_words, input_words
 from .models import LONG_POLICIES
 from .routing import chain, route, route_table
 from .memory import GIB
@@ -224,12 +224,12 @@ def header_note(plan:Plan)->str: # '' where there is none
     return f'Each text is embedded with a header: {header}. What is stored is the text alone.'
 
 # %% ../nbs/36_planning.ipynb #055e0f1f
-def input_note(plan:Plan)->str: # '' where nothing is wrong
-    "What of the input cannot be used."
-    problems = plan.corpus.problems
-    if not problems: return ''
-    lost = sum(problem.chunks for problem in problems)
-    return f'{len(problems)} problems in the input; {lost} chunk entries cannot be used.'
+def guess_note(plan:Plan)->str: # '' where nothing was guessed
+    "For how many chunks the kind of content is a guess, and which models read them for it."
+    words = guess_words(plan.corpus)
+    types = {plan.content_types[chunk.id] for chunk in plan.corpus.guessed if chunk.id in plan.content_types}
+    readers = [model.card.name for model in plan.models if types & set(model.content_types)]
+    return f'{words} They are for {", ".join(readers)}.' if words else ''
 
 # %% ../nbs/36_planning.ipynb #681dce77
 def size_note(plan:Plan)->str:
@@ -250,7 +250,8 @@ def plan_notes(plan:Plan)->list: # Sentences
     notes.append(speed_note(plan))
     if any(model.busy for model in plan.models): notes.append(RATES_NOTE)
     if plan.others: notes.append(OTHERS_NOTE)
-    notes += [header_note(plan), input_note(plan), size_note(plan), session_note(plan), device_warning(plan.devices)]
+    notes += [header_note(plan), input_words(plan.corpus), guess_note(plan), size_note(plan), session_note(plan)]
+    notes.append(device_warning(plan.devices))
     return [note for note in notes if note]
 
 # %% ../nbs/36_planning.ipynb #4f0ffde0

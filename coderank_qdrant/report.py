@@ -112,7 +112,9 @@ def problem_rows(problems:list # Of the summary
                 )->list: # (what, how many, the first of them)
     "What could not be read, by kind."
     rows = []
-    for kind,n in Counter(problem['kind'] for problem in problems).items():
+    kinds = Counter(problem['kind'] for problem in problems)
+    del kinds['read_as']  # no fault
+    for kind,n in kinds.items():
         first = next(problem for problem in problems if problem['kind'] == kind)
         more = ' ...' if n > 1 else ''
         rows.append([f'not read: {kind.replace("_", " ")}', n, f'{first["path"]}: {first["detail"]}{more}'])
