@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWN_NAMES', 'DOMAINS', 'SOURCE_KEYS', 'OTHER_KEYS', 'NAMES_FILES', 'NESTED', 'PAGES', 'SHORT', 'PROSE',
-           'LANGUAGE_KEYS', 'dig', 'is_url', 'is_bare', 'is_path', 'unmarked', 'squeezed', 'as_source', 'document',
-           'url_type', 'language_names', 'told_type', 'known_type']
+           'LANGUAGE_KEYS', 'SUFFIX_KEYS', 'dig', 'is_url', 'is_bare', 'is_path', 'unmarked', 'squeezed', 'as_source',
+           'document', 'url_type', 'language_names', 'told_type', 'known_type']
 
 # %% ../nbs/10_sources.ipynb #d3de7369
 import re
@@ -72,7 +72,8 @@ SOURCE_KEYS = 'source', 'file_path', 'file_name', 'filename'
 OTHER_KEYS = ('sourcefile', 'sourcepath', 'filepath', 'filename', 'relpath', 'relativepath', 'relfilepath', 'fullpath',
               'absolutepath', 'abspath', 'docpath', 'documentpath', 'path', 'file', 'fname', 'documentname', 'docname',
               'sourcedocument', 'sourcename', 'sourceurl', 'pageurl', 'fileurl', 'docurl', 'url', 'uri', 'sourceuri',
-              'link', 'href', 'permalink', 'canonicalurl', 'location', 'source', 'document', 'doc', 'origin')
+              'link', 'href', 'permalink', 'canonicalurl', 'location', 'source', 'document', 'doc', 'origin',
+              'docid', 'documentid', 'refdocid')
 NAMES_FILES = {'filepath', 'filename', 'sourcefile', 'relpath', 'relativepath', 'sourcepath'} # no label stands here
 NESTED = ('metadata', 'meta', 'origin', 'loc', 'source', 'file', 'document', 'doc', 'extra_info', 'node',
           'data_source')
@@ -136,6 +137,7 @@ def url_type(url:str # An address on the web
 SHORT = {'c', 'r', 'd', 'go', 'py', 'js', 'ts', 'rb', 'rs', 'cs', 'kt', 'sh', 'c#', 'f#'}
 PROSE = {'markdown', 'md', 'mdx', 'rst', 'restructuredtext', 'text', 'plaintext', 'txt', 'asciidoc', 'adoc'}
 LANGUAGE_KEYS = 'language', 'lang', 'programming_language', 'code_language', 'programmingLanguage'
+SUFFIX_KEYS = 'extension', 'file_extension', 'ext', 'file_ext', 'suffix', 'file_type', 'filetype'
 
 def _plain_name(name): return re.sub(r'[\s_-]', '', name.lower())
 
@@ -158,7 +160,9 @@ def told_type(metadata:dict # What a chunk says about itself
         name = _plain_name(value)
         if name in PROSE: return 'docs'
         if name in language_names(): return 'code'
-    return ''
+    suffixes = [value.strip(' .') for value in map(metadata.get, SUFFIX_KEYS) if isinstance(value, str)]
+    kinds = [content_type(f'a.{suffix}') for suffix in suffixes if suffix.isalnum()]
+    return next((kind for kind in kinds if kind != 'other'), '')
 
 # %% ../nbs/10_sources.ipynb #7a82f548
 def known_type(source:str, # Path or address of the document, or ''
