@@ -1196,7 +1196,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'coderank_qdrant/readers.py'),
                                          'coderank_qdrant.readers._without': ('readers.html#_without', 'coderank_qdrant/readers.py'),
                                          'coderank_qdrant.readers.as_text': ('readers.html#as_text', 'coderank_qdrant/readers.py'),
-                                         'coderank_qdrant.readers.chunk_text': ('readers.html#chunk_text', 'coderank_qdrant/readers.py'),
                                          'coderank_qdrant.readers.entry_metadata': ( 'readers.html#entry_metadata',
                                                                                      'coderank_qdrant/readers.py'),
                                          'coderank_qdrant.readers.find_entries': ( 'readers.html#find_entries',

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TEXT_KEYS', 'MORE_KEYS', 'DOUBTFUL_KEYS', 'ALL_TEXT_KEYS', 'IN_OBJECTS', 'WRAPPERS', 'IN_STRINGS', 'LIST_KEYS',
-           'TEXT_COLUMNS', 'ROW_NAMES', 'READERS', 'is_text', 'as_text', 'find_text', 'chunk_text', 'entry_metadata',
-           'open_entry', 'has_text', 'handed_down', 'from_strings', 'from_chunks', 'from_list', 'from_keyed',
-           'from_paths', 'from_columns', 'from_named', 'from_docstore', 'from_one', 'from_anywhere', 'keys_seen',
-           'Found', 'why_none', 'find_entries']
+           'TEXT_COLUMNS', 'ROW_NAMES', 'READERS', 'is_text', 'as_text', 'find_text', 'entry_metadata', 'open_entry',
+           'has_text', 'handed_down', 'from_strings', 'from_chunks', 'from_list', 'from_keyed', 'from_paths',
+           'from_columns', 'from_named', 'from_docstore', 'from_one', 'from_anywhere', 'keys_seen', 'Found', 'why_none',
+           'find_entries']
 
 # %% ../nbs/12_readers.ipynb #857ceedd
 from collections.abc import Callable, Iterator
@@ -58,6 +58,7 @@ def find_text(entry, # One entry of a list
     if text_key:
         text = as_text(dig(entry, text_key))
         if text: return text_key, text
+    if ALL_TEXT_KEYS.isdisjoint(entry): return '', ''
     for key in TEXT_KEYS:
         if is_text(entry.get(key)): return key, entry[key]
     for key in (*TEXT_KEYS, *MORE_KEYS):
@@ -66,16 +67,6 @@ def find_text(entry, # One entry of a list
     for key in DOUBTFUL_KEYS:
         if _looks_like_text(entry.get(key)): return key, entry[key]
     return '', ''
-
-# %% ../nbs/12_readers.ipynb #3112690d
-def chunk_text(entry, # One entry of a file's list
-               text_key:str|None=None # The key to look at first
-              )->tuple: # The key and the text; raises `TypeError` if it is no object, `ValueError` if it holds no text
-    "The text of an entry, and where it is."
-    if not isinstance(entry, dict): raise TypeError(f'not an object but {type(entry).__name__}')
-    key, text = find_text(entry, text_key)
-    if not text: raise ValueError(f'no text in any of {", ".join(TEXT_KEYS)}')
-    return key, text
 
 # %% ../nbs/12_readers.ipynb #3706545e
 def _merged(own, metadata):
@@ -140,6 +131,7 @@ def open_entry(entry, # One entry of a list
     "Undo what is wrapped around a chunk."
     if not isinstance(entry, dict) or not deep or find_text(entry, text_key)[1]: return entry, ''
     for key,label in WRAPPERS.items():
+        if key not in entry: continue
         inner, _ = open_entry(_inside(entry, key), text_key, deep - 1)
         if find_text(inner, text_key)[1]: return _merged(_around(entry, key), inner), label
     return entry, ''
