@@ -20,7 +20,7 @@ from .show import html_table, in_words
 from .command import InputError
 from .chunks import Chunk, chunk_id, enrich, mark, repair_text, text_hash
 from .content import chunk_type, content_type, guess_type
-from .sources import document, known_type
+from .sources import document, known_type, own_position
 from .parsing import Broken, Parsed, Unreadable, bare_name, chunk_suffix, parse
 from .readers import TEXT_KEYS, entry_metadata, find_entries, find_text, keys_seen
 
@@ -238,6 +238,7 @@ def read_file(file:Path, # A chunk file
     parsed = parse(file.read_bytes(), file.name)
     found = find_entries(parsed.value, text_key, source_key)
     raws, problems = read_entries(found.entries, rel, text_key, source_key)
+    if found.single: raws = [replace(raw, position=own_position(raw.metadata)) for raw in raws]
     n = len(found.entries)
     return raws, problems + file_notes(parsed, found.shape, n, path_text(rel)), n
 
@@ -324,8 +325,8 @@ def guess_words(corpus:Corpus)->str: # '' where nothing was guessed
     kinds = Counter(map(chunk_type, guessed))
     words = ', '.join(f'{n:,} {kind}' for kind,n in sorted(kinds.items()))
     whole = count_words(len(corpus.chunks), 'chunk')
-    return (f'For {len(guessed):,} of {whole} nothing says which document they come from, so what they are is '
-            f'a guess from their text: {words}. --source_key names the key that says it.')
+    return (f'The kind of content is a guess from the text for {len(guessed):,} of {whole} ({words}), since nothing '
+            'says which document it is from. --source_key names the key that does.')
 
 # %% ../nbs/14_corpus.ipynb #ba28f867
 def sharing(raws:list, # Of `RawChunk`

@@ -185,6 +185,7 @@ def summarise(plan:Plan, # What was planned
         total_chunks=len(corpus.chunks),
         total_embeddings=account['embedded'],
         **text_counts(models, count),
+        files=corpus.files,
         skipped_files=corpus.skipped_files,
         account=account,
         problems=[asdict(problem) for problem in corpus.problems],

@@ -109,6 +109,11 @@ SHAPES = {
     'repomix': dict(fileSummary={}, directoryStructure='d/', files={f'd/{i}.py': t for i,t in enumerate(TEXTS)}),
     'paragraphs': [dict(content=[t, 'And more.']) for t in TEXTS],
     'lists by path': {'d/a.md': TEXTS[:2], 'd/b.md': [dict(text=TEXTS[2])]},
+    'texts by number': {f'chunk_{i}': t for i,t in enumerate(TEXTS)},
+    'weaviate': dict(data=dict(Get=dict(Article=[dict(content=t, _additional=dict(id='x')) for t in TEXTS]))),
+    'pinecone': dict(vectors=[dict(id=str(i), values=[.1, .2], metadata=dict(text=t, source='d/a.md')) for i,t in enumerate(TEXTS)]),
+    'langchain js': [dict(pageContent=t, metadata=dict(source='d/a.md', loc=dict(lines={'from': 1}))) for t in TEXTS],
+    'text resources': [dict(id_=str(i), metadata=dict(file_path='d/a.md'), text_resource=dict(text=t)) for i,t in enumerate(TEXTS)],
     'objects with chunks': [dict(file='d/a.md', chunks=[dict(text=t) for t in TEXTS])],
 }
 
@@ -210,11 +215,12 @@ def test_the_command_says_it_and_strict_counts_it(tmp_path, tiny):
     put(tmp_path, 'in/sub/a_chunks.json', [dict(content='x')])
     put(tmp_path, 'in/sub/b.json', dict(rows=[dict(body='a text under another key', at='src/a.py')] * 3))
     p = run_cli(tmp_path/'in', '--out', tmp_path/'out', '--profile', tiny, '--strict')
-    assert p.returncode == 3 and '1 file of 2 could not be read as chunks' in p.stderr and 'a guess from their text' in p.stderr
+    assert p.returncode == 3 and '1 file of 2 could not be read as chunks' in p.stderr and 'a guess from the text' in p.stderr
     p = run_cli(tmp_path/'in', '--out', tmp_path/'out', '--profile', tiny, '--strict', '--text_key', 'body', '--source_key', 'at')
     assert p.returncode == 0, p.stderr
     s = summary_of(tmp_path/'out', 'in')
     assert s['account'] == dict(found=4, embedded=4, quarantined=0, reported=0, beyond_limit=0)
+    assert (s['files'], s['skipped_files']) == (2, 0)
     assert [x['kind'] for x in s['problems']] == ['read_as']
 
 # 1,000 mutations of each shape
@@ -297,6 +303,12 @@ def test_mutations_never_raise_and_add_up(form, seed):
             x.text.encode()
             json.dumps(x.metadata)
             assert chunk_type(x) in ('code', 'docs', 'other')
+
+def test_chunks_in_files_of_their_own_say_where_they_stand(tmp_path):
+    for i in range(12): put(tmp_path, f'sub/{i}.json', dict(text=f'text {i}', metadata=dict(source='d/a.md', chunk_index=i)))
+    c = read_corpus(tmp_path)
+    assert adds_up(c) and not c.faults
+    assert {x.id.rsplit(':', 1)[1]: x.text for x in c.chunks} == {str(i): f'text {i}' for i in range(12)}
 
 def test_all_suffixes_are_read_or_named(tmp_path):
     for i,suffix in enumerate(itertools.chain(SUFFIXES, ['.txt', '.zip', ''])): put(tmp_path, f'sub/{i}{suffix}', b'\x00')
