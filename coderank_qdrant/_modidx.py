@@ -1425,6 +1425,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'coderank_qdrant.tree.Progress.line': ('tree.html#progress.line', 'coderank_qdrant/tree.py'),
                                       'coderank_qdrant.tree.check_place': ('tree.html#check_place', 'coderank_qdrant/tree.py'),
                                       'coderank_qdrant.tree.chunk_file': ('tree.html#chunk_file', 'coderank_qdrant/tree.py'),
+                                      'coderank_qdrant.tree.counted': ('tree.html#counted', 'coderank_qdrant/tree.py'),
                                       'coderank_qdrant.tree.cut_safely': ('tree.html#cut_safely', 'coderank_qdrant/tree.py'),
                                       'coderank_qdrant.tree.document_key': ('tree.html#document_key', 'coderank_qdrant/tree.py'),
                                       'coderank_qdrant.tree.document_metadata': ('tree.html#document_metadata', 'coderank_qdrant/tree.py'),

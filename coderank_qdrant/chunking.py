@@ -26,10 +26,10 @@ from .show import printable
 from .tree import Account, Aside, Cutting, Progress, check_place, name_documents, publish, subdir_of
 from .tree import summary, summary_words
 
-# %% ../nbs/24_chunking.ipynb #069dc555
+# %% ../nbs/24_chunking.ipynb #25336f14
 def _inside(file): return '..' not in file.parts and '.dist-info' not in file.parts[0]
 
-# %% ../nbs/24_chunking.ipynb #e30f4848
+# %% ../nbs/24_chunking.ipynb #39de428e
 def _package_file(path, file, wanted, found):
     "Sort one file of a package into documents, files left out, and problems."
     if '__pycache__' in path.parts: return found.leave(path, 'cache')
@@ -40,7 +40,7 @@ def _package_file(path, file, wanted, found):
     if reason: found.leave(path, reason)
     else: found.documents.append((path, file))
 
-# %% ../nbs/24_chunking.ipynb #fa52a031
+# %% ../nbs/24_chunking.ipynb #de093213
 def package_documents(name:str, # An installed distribution, as pip calls it
                       wanted:Wanted=None # What somebody wants of it
                      )->Sources: # Paths begin with the distribution's name
@@ -58,7 +58,7 @@ def package_documents(name:str, # An installed distribution, as pip calls it
     found.documents = readme + sorted(found.documents)
     return found
 
-# %% ../nbs/24_chunking.ipynb #36ae6d97
+# %% ../nbs/24_chunking.ipynb #5bc20117
 def find_documents(source:str, # A folder, or `installed:NAME,NAME...`
                    wanted:Wanted=None # What somebody wants of it
                   )->Sources: # Raises `FileNotFoundError`
@@ -116,7 +116,7 @@ def split_document(text:str, # A document
                             metadata=dict(chunk_method=method)))
     return entries
 
-# %% ../nbs/24_chunking.ipynb #448536a3
+# %% ../nbs/24_chunking.ipynb #7244ec2a
 CUTTER = 1  # raised by whoever changes how documents are cut, so that trees are cut anew
 
 def cut_document(text:str, # A document
@@ -144,7 +144,7 @@ def sample_order(docs:list # (path, file) of each document
     code = [(rel, file) for rel,file in docs if not is_docs(rel.name)]
     return prose + [code[i] for i in _spread(len(code))]
 
-# %% ../nbs/24_chunking.ipynb #b93a89a0
+# %% ../nbs/24_chunking.ipynb #e777a8b2
 def cut_group(cutting:Cutting, # Where chunk files go, and the account
               group:list, # (path in the tree, path in the source, file) of a subdirectory's documents
               progress:Progress, # Told of each document
@@ -159,7 +159,7 @@ def cut_group(cutting:Cutting, # Where chunk files go, and the account
         else: left -= cutting.document(rel, path, file, left)
         progress(size)
 
-# %% ../nbs/24_chunking.ipynb #bd72ea44
+# %% ../nbs/24_chunking.ipynb #a3684199
 def grouped(named:dict, # path in the tree: (path in the source, file)
             sampled:bool=False # In the order of `sample_order`, else as they are
            )->list: # For each subdirectory, (path in the tree, path in the source, file) of its documents
@@ -169,7 +169,7 @@ def grouped(named:dict, # path in the tree: (path in the source, file)
     ordered = [sample_order(group) if sampled else group for group in groups.values()]
     return [[(rel, *rest) for rel,rest in group] for group in ordered]
 
-# %% ../nbs/24_chunking.ipynb #e1b95b9b
+# %% ../nbs/24_chunking.ipynb #8490418d
 def cut_settings(out:Path, # Folder of the tree
                  tokenizer, # `tokenizers.Tokenizer`
                  size:int, # Most tokens a chunk may have
@@ -180,7 +180,7 @@ def cut_settings(out:Path, # Folder of the tree
     versions = f'{CUTTER}, semantic-text-splitter {md.version("semantic-text-splitter")}'
     return dict(collection=path_text(out.name), size=size, tokenizer=vocabulary[:16], outputs=outputs, cutter=versions)
 
-# %% ../nbs/24_chunking.ipynb #0ee0f74c
+# %% ../nbs/24_chunking.ipynb #d8607746
 def _nothing(src, told):
     "Why a source gave no chunks."
     left = ', '.join(f'{files} {reason}' for reason,files in told['left_out'].items())
@@ -188,7 +188,7 @@ def _nothing(src, told):
     if told['problems']: why += f' {told["problems"][0]["path"]} {told["problems"][0]["detail"]}.'
     return f'{why} Prose is known by its suffix, code by the file names that Pygments lists; --all takes more.'
 
-# %% ../nbs/24_chunking.ipynb #0aeddae0
+# %% ../nbs/24_chunking.ipynb #4c1c09fd
 def chunk_tree(src:str, # A folder, or `installed:NAME,NAME...`
                out, # Folder of the chunk tree; one that this function made before is replaced as a whole
                tokenizer, # `tokenizers.Tokenizer` of the model that will read the chunks

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MADE_BY', 'OWN_FAULT', 'mended_path', 'name_documents', 'subdir_of', 'document_metadata', 'chunk_file',
-           'write_chunks', 'Account', 'left_out_table', 'subdir_counts', 'summary', 'left_out_words', 'problem_words',
-           'summary_words', 'document_key', 'noted', 'Aside', 'made_documents', 'foreign_files', 'check_place',
-           'remove_others', 'publish', 'Progress', 'read_document', 'written_date', 'cut_safely', 'is_own_fault',
-           'Cutting']
+           'write_chunks', 'Account', 'left_out_table', 'subdir_counts', 'summary', 'counted', 'left_out_words',
+           'problem_words', 'summary_words', 'document_key', 'noted', 'Aside', 'made_documents', 'foreign_files',
+           'check_place', 'remove_others', 'publish', 'Progress', 'read_document', 'written_date', 'cut_safely',
+           'is_own_fault', 'Cutting']
 
-# %% ../nbs/23_tree.ipynb #d49ee186
+# %% ../nbs/23_tree.ipynb #7824b151
 import errno, hashlib, os, re, shutil, sys, time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from .documents import is_document, is_nbdev, text_reason
 from .languages import language
 from .show import in_words, printable
 
-# %% ../nbs/23_tree.ipynb #babc84e5
+# %% ../nbs/23_tree.ipynb #74fd8656
 def mended_path(path:PurePath # A document's path in the source
                )->PurePosixPath: # A path that every reader of the tree takes as it is
     "A path without bytes, characters and dots that get lost on the way."
     parts = [re.sub(r'[\x00-\x1f\x7f-\x9f\\]', '_', repair_text(part)).strip() or '_' for part in path.parts]
     return PurePosixPath(*[f'_{part[1:]}' if part.startswith('.') else part for part in parts])
 
-# %% ../nbs/23_tree.ipynb #5f358d27
+# %% ../nbs/23_tree.ipynb #dd657f45
 def name_documents(documents:list # (path in the source, file) of each document
                   )->dict: # path in the tree: (path in the source, file), in the same order
     "Give each document a path of its own in the tree."
@@ -46,13 +46,13 @@ def name_documents(documents:list # (path in the source, file) of each document
         named[new] = (path, file)
     return named
 
-# %% ../nbs/23_tree.ipynb #1350405a
+# %% ../nbs/23_tree.ipynb #6a7947f7
 def subdir_of(rel # A document's path in the tree
              )->str: # Its first folder, or '.' at the top
     "The subdirectory of a document."
     return rel.parts[0] if len(rel.parts) > 1 else '.'
 
-# %% ../nbs/23_tree.ipynb #6180c1e5
+# %% ../nbs/23_tree.ipynb #747dc203
 def document_metadata(rel:PurePath, # The document's path in the tree
                       collection:str, # Name of the tree
                       total:int, # Chunks it was cut into
@@ -73,13 +73,13 @@ def document_metadata(rel:PurePath, # The document's path in the tree
                 processed_date=date,
                 total_chunks=total)
 
-# %% ../nbs/23_tree.ipynb #3c78841c
+# %% ../nbs/23_tree.ipynb #4c6964b4
 def chunk_file(rel:PurePath # A document's path in the tree
               )->PurePosixPath: # Its chunk file's path in the tree
     "Where a document's chunks are."
     return PurePosixPath(*rel.parts[:-1], f'{rel.name}_chunks.json')
 
-# %% ../nbs/23_tree.ipynb #90c6c25b
+# %% ../nbs/23_tree.ipynb #180b95d0
 def write_chunks(out:Path, # Folder of the chunk tree
                  rel:PurePath, # The document's path below it; its first folder is the subdirectory
                  entries:list, # Chunk entries: content, index and so on, each with its own metadata
@@ -96,7 +96,7 @@ def write_chunks(out:Path, # Folder of the chunk tree
     file.write_bytes(written)
     return written
 
-# %% ../nbs/23_tree.ipynb #13b71695
+# %% ../nbs/23_tree.ipynb #6350ab57
 @dataclass
 class Account:
     "What became of the files of a source."
@@ -114,7 +114,7 @@ class Account:
         "A document that could not be cut."
         self.sources.problems.append(Problem(path_text(path), kind, why))
 
-# %% ../nbs/23_tree.ipynb #887ae38f
+# %% ../nbs/23_tree.ipynb #1291c0a6
 def left_out_table(sources:Sources, # What was found in a source
                    most:int=3 # Paths shown for each reason
                   )->tuple: # reason: files; reason: the first paths
@@ -127,7 +127,7 @@ def left_out_table(sources:Sources, # What was found in a source
     ordered = {reason: files[reason] for reason in REASONS if reason in files}
     return ordered, dict(examples)
 
-# %% ../nbs/23_tree.ipynb #9a226a16
+# %% ../nbs/23_tree.ipynb #d57f7647
 def subdir_counts(cut:dict # path in the tree: what is known of its chunks
                  )->dict: # subdirectory: its documents and chunks
     "Documents and chunks of each subdirectory."
@@ -138,7 +138,7 @@ def subdir_counts(cut:dict # path in the tree: what is known of its chunks
         count['chunks'] += entry['chunks']
     return counts
 
-# %% ../nbs/23_tree.ipynb #9c77808e
+# %% ../nbs/23_tree.ipynb #691af691
 MADE_BY = 'coderank_chunk'
 
 def summary(account:Account, # What became of the files
@@ -155,52 +155,58 @@ def summary(account:Account, # What became of the files
                 renamed=account.renamed, nbdev_modules=account.nbdev, subdirectories=subdir_counts(account.cut),
                 settings=settings, documents=account.cut)
 
-# %% ../nbs/23_tree.ipynb #f4fd6fc6
+# %% ../nbs/23_tree.ipynb #902c64e6
+def counted(count:int, thing:str)->str: # Such as '1 file' or '3 files'
+    "A number of things in words."
+    return f'{count} {thing}' if count == 1 else f'{count} {thing}s'
+
+# %% ../nbs/23_tree.ipynb #f73fb9ea
 def left_out_words(summary:dict # From `summary`
                   )->list: # Lines
     "What was left out, in words."
     if not summary['left_out']: return []
-    lines = [f'{sum(summary["left_out"].values())} files left out:']
+    lines = [f'{counted(sum(summary["left_out"].values()), "file")} left out:']
     for reason,files in summary['left_out'].items():
         words = REASONS[reason]
         if reason == 'large': words += f' (over {in_words(MOST_BYTES)})'
-        lines.append(f'  {files} {words}: {", ".join(summary["left_out_examples"][reason])}')
+        lines.append(f'  {words}: {files} ({", ".join(summary["left_out_examples"][reason])})')
     guessed = GUESSED & summary['left_out'].keys()
     if guessed: lines.append('  --all takes these too, but for keys, binary files and those without text.')
     return lines
 
-# %% ../nbs/23_tree.ipynb #db468e7c
+# %% ../nbs/23_tree.ipynb #c9b724a3
 def problem_words(problems:list, # Of the summary
                   most:int=5 # How many are told
                  )->list: # Lines
     "The first problems, in words, and how many there are."
     if not problems: return []
-    lines = [f'{len(problems)} documents could not be cut:']
+    lines = [f'{counted(len(problems), "document")} could not be cut:']
     lines += [f'  {problem["path"]}: {problem["detail"]}' for problem in problems[:most]]
     if len(problems) > most: lines.append(f'  and {len(problems) - most} more')
     return lines
 
-# %% ../nbs/23_tree.ipynb #0e75cc54
+# %% ../nbs/23_tree.ipynb #6db978b5
 def summary_words(summary:dict # From `summary`
                  )->list: # Lines
     "The account of a chunk tree, in words."
-    lines = [f'{subdir}: {count["chunks"]} chunks from {count["documents"]} documents'
+    lines = [f'{subdir}: {counted(count["chunks"], "chunk")} from {counted(count["documents"], "document")}'
              for subdir,count in summary['subdirectories'].items()]
     if len(lines) > 20: lines = [*lines[:20], f'and {len(lines) - 20} more subdirectories']
     kept = f', {summary["kept"]} of them unchanged' if summary['kept'] else ''
-    lines.append(f'{summary["found"]} files found, {summary["cut"]} cut{kept}, {summary["chunks"]} chunks')
+    chunks = counted(summary['chunks'], 'chunk')
+    lines.append(f'{counted(summary["found"], "file")} found, {summary["cut"]} cut{kept}, {chunks}')
     lines += left_out_words(summary)
     if summary['reencoded']:
         names = ', '.join(f'{one["path"]} ({one["encoding"]})' for one in summary['reencoded'][:3])
-        lines.append(f'{len(summary["reencoded"])} documents were not plain UTF-8 and were decoded: {names}')
+        lines.append(f'not plain UTF-8, and decoded: {counted(len(summary["reencoded"]), "document")}: {names}')
     if summary['renamed']:
         names = ', '.join(list(summary['renamed'])[:3])
-        lines.append(f'{len(summary["renamed"])} documents have a mended name in the tree: {names}')
+        lines.append(f'under a mended name: {counted(len(summary["renamed"]), "document")}: {names}')
     if summary['nbdev_modules']:
-        lines.append(f'{summary["nbdev_modules"]} modules were exported by nbdev: their notebooks hold the same code')
+        lines.append(f'exported by nbdev: {counted(summary["nbdev_modules"], "module")}; notebooks hold the same code')
     return lines + problem_words(summary['problems'])
 
-# %% ../nbs/23_tree.ipynb #d3897b9f
+# %% ../nbs/23_tree.ipynb #190d56fb
 def document_key(path:str, # The document's path in the tree
                  data:bytes, # What is in its file
                  settings:dict # How it is cut, and the tree's name
@@ -209,7 +215,7 @@ def document_key(path:str, # The document's path in the tree
     about = [path, hashlib.sha256(data).hexdigest(), settings]
     return hashlib.sha256(orjson.dumps(about, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
-# %% ../nbs/23_tree.ipynb #4c954fe3
+# %% ../nbs/23_tree.ipynb #fa474349
 def noted(file:Path # A list of documents, one line each
          )->dict: # path: what is known of its chunk file
     "What an interrupted run had done; the last line may be torn."
@@ -221,7 +227,7 @@ def noted(file:Path # A list of documents, one line each
         done[path] = entry
     return done
 
-# %% ../nbs/23_tree.ipynb #1e3a1995
+# %% ../nbs/23_tree.ipynb #682620d5
 class Aside:
     "A chunk tree in the making: `OUT.part` with the new tree, and what may be taken over from there or from `OUT`."
     def __init__(self,
@@ -266,7 +272,7 @@ def made_documents(file:Path # The summary beside a chunk tree
     except (OSError, orjson.JSONDecodeError): return {}
     return told.get('documents', {}) if isinstance(told, dict) and told.get('made_by') == MADE_BY else {}
 
-# %% ../nbs/23_tree.ipynb #5b584667
+# %% ../nbs/23_tree.ipynb #5dacde2d
 def foreign_files(out:Path, # An existing folder
                   documents:dict # path: what is known of its chunk file, for those of the tree
                  )->list: # Paths of files that do not belong to the tree
@@ -275,7 +281,7 @@ def foreign_files(out:Path, # An existing folder
     files = [os.path.join(folder, name) for folder,_,names in os.walk(out) for name in names]
     return [os.path.relpath(file, out) for file in sorted(files) if file not in mine]
 
-# %% ../nbs/23_tree.ipynb #f94eced1
+# %% ../nbs/23_tree.ipynb #a56eb878
 def check_place(out:Path, # Where the tree is to be, absolute
                 source:str # Where the documents are
                ):
@@ -294,7 +300,7 @@ def check_place(out:Path, # Where the tree is to be, absolute
         raise FileExistsError(f'{out} is not empty: {path_text(foreign[0])} was not made by this command. '
                               'Name a new folder, so that old and new chunks do not mix.')
 
-# %% ../nbs/23_tree.ipynb #acc4aa32
+# %% ../nbs/23_tree.ipynb #1c23411f
 def remove_others(tree:Path, # Of an interrupted run
                   cut:dict # path: what is known of its chunk file, for the documents there are now
                  ):
@@ -303,7 +309,7 @@ def remove_others(tree:Path, # Of an interrupted run
     for folder,_,_ in os.walk(tree, topdown=False):
         if Path(folder) != tree and not os.listdir(folder): os.rmdir(folder)
 
-# %% ../nbs/23_tree.ipynb #3780a316
+# %% ../nbs/23_tree.ipynb #b4bccddd
 def publish(aside:Aside, # With the finished tree
             told:dict # From `summary`
            ):
@@ -319,7 +325,7 @@ def publish(aside:Aside, # With the finished tree
     os.replace(written, aside.summary)
     shutil.rmtree(aside.part)
 
-# %% ../nbs/23_tree.ipynb #1fe9d1fa
+# %% ../nbs/23_tree.ipynb #5cfc20b3
 class Progress:
     "Says on standard error how far the cutting is, now and then."
     def __init__(self,
@@ -347,7 +353,7 @@ class Progress:
         self.last = now
         print(printable(self.line(now - self.start)), file=sys.stderr, flush=True)
 
-# %% ../nbs/23_tree.ipynb #5d24f464
+# %% ../nbs/23_tree.ipynb #17e6855f
 def read_document(path:PurePath, # Of a document in its source
                   file:Path # Its file, or a package's METADATA; raises `OSError`
                  )->bytes:
@@ -356,13 +362,13 @@ def read_document(path:PurePath, # Of a document in its source
     if file.name == 'METADATA' != path.name: return data.replace(b'\r\n', b'\n').partition(b'\n\n')[2]
     return data
 
-# %% ../nbs/23_tree.ipynb #b237b272
+# %% ../nbs/23_tree.ipynb #f724f55a
 def written_date(file:Path # A document
                 )->str: # ISO 8601, UTC
     "When a document was last changed."
     return datetime.fromtimestamp(int(file.stat().st_mtime), UTC).isoformat()
 
-# %% ../nbs/23_tree.ipynb #777b50c5
+# %% ../nbs/23_tree.ipynb #8ef2aa4e
 def cut_safely(cut:Callable, # Cuts: text and path in, chunk entries out
                text:str, # A document
                path:str # Its path in the tree
@@ -373,7 +379,7 @@ def cut_safely(cut:Callable, # Cuts: text and path in, chunk entries out
     except BaseException as e:  # a panic in Rust is no Exception
         raise ValueError(f'cannot be cut: {type(e).__name__}: {e}') from e
 
-# %% ../nbs/23_tree.ipynb #6586eda9
+# %% ../nbs/23_tree.ipynb #991cafdb
 OWN_FAULT = {'ENAMETOOLONG', 'EEXIST', 'ENOTDIR', 'EISDIR', 'EILSEQ'}
 
 def is_own_fault(error:OSError # From writing a chunk file
@@ -381,7 +387,7 @@ def is_own_fault(error:OSError # From writing a chunk file
     "Whether a file cannot be written because of its name, and not because of the disk."
     return errno.errorcode.get(error.errno or 0) in OWN_FAULT
 
-# %% ../nbs/23_tree.ipynb #a5f68e58
+# %% ../nbs/23_tree.ipynb #8183d4e4
 @dataclass
 class Cutting:
     "Documents on their way into a tree."
