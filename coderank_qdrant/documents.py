@@ -10,7 +10,7 @@ __all__ = ['REASONS', 'GUESSED', 'FOLDERS', 'MARKERS', 'SOURCE_MARKS', 'SECRETS'
            'legacy_encoding', 'decode', 'is_minified', 'is_nbdev', 'is_generated', 'text_reason', 'made_here',
            'kind_reason', 'Wanted', 'file_reason', 'count_files', 'folder_documents']
 
-# %% ../nbs/17_documents.ipynb #3d1aeb62
+# %% ../nbs/17_documents.ipynb #01ffc3ea
 import os, re, stat, subprocess
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from .corpus import Problem, path_text
 from .languages import is_docs, language
 
-# %% ../nbs/17_documents.ipynb #d44c9b45
+# %% ../nbs/17_documents.ipynb #076cb270
 REASONS = dict(version_control='the files of version control',
                environment='virtual environments',
                packages='packages of others',
@@ -41,11 +41,11 @@ REASONS = dict(version_control='the files of version control',
                large='too large',
                limit='beyond the limit of chunks')
 
-# %% ../nbs/17_documents.ipynb #6ac79271
+# %% ../nbs/17_documents.ipynb #b09fd662
 GUESSED = {'environment', 'packages', 'build', 'cache', 'ignored', 'hidden', 'output', 'lock', 'minified', 'generated',
            'link', 'unknown'}
 
-# %% ../nbs/17_documents.ipynb #70f9fa27
+# %% ../nbs/17_documents.ipynb #dd428309
 class LeftOut(NamedTuple):
     "A file or a folder that gives no chunks, and why."
     path:str # Relative to the source; a folder ends with a slash
@@ -65,7 +65,7 @@ class Sources:
     @property
     def found(self): return len(self.documents) + sum(left.files for left in self.left_out) + len(self.problems)
 
-# %% ../nbs/17_documents.ipynb #24e6a90d
+# %% ../nbs/17_documents.ipynb #2627a4ca
 FOLDERS = dict(version_control=('.git', '.hg', '.svn', '.bzr', '.jj', '_darcs', 'CVS'),
                environment=('.venv', '.virtualenv', '.direnv', '.pixi'),
                packages=('node_modules', 'bower_components', 'jspm_packages', 'web_modules', 'site-packages',
@@ -78,7 +78,7 @@ MARKERS = (('*', 'pyvenv.cfg', 'environment'), ('*', 'conda-meta', 'environment'
            ('vendor', 'modules.txt', 'packages'), ('vendor', 'autoload.php', 'packages'),
            ('vendor', 'bundle', 'packages'))
 
-# %% ../nbs/17_documents.ipynb #2662f639
+# %% ../nbs/17_documents.ipynb #d37419ee
 def _kind_of_folder(folder):
     for pattern,marker,reason in MARKERS:
         if fnmatchcase(folder.name, pattern) and (folder/marker).exists(): return reason
@@ -86,7 +86,7 @@ def _kind_of_folder(folder):
         if any(fnmatchcase(folder.name, pattern) for pattern in patterns): return reason
     return 'hidden' if folder.name.startswith('.') else ''
 
-# %% ../nbs/17_documents.ipynb #1b295251
+# %% ../nbs/17_documents.ipynb #ef25458b
 def run_git(folder:Path, # Where it runs
             *args:str # Its arguments
            )->bytes|None: # What it said; None where there is no git, no repository, or it refuses
@@ -97,7 +97,7 @@ def run_git(folder:Path, # Where it runs
     except OSError: return None
     return done.stdout if done.returncode == 0 else None
 
-# %% ../nbs/17_documents.ipynb #6f4348b9
+# %% ../nbs/17_documents.ipynb #fbc366ca
 SOURCE_MARKS = '__init__.py', 'mod.rs', '*.go'
 
 def holds_sources(folder:Path, # A folder called like one that a build makes
@@ -107,7 +107,7 @@ def holds_sources(folder:Path, # A folder called like one that a build makes
     if any(next(folder.glob(pattern), None) for pattern in SOURCE_MARKS): return True
     return bool(use_git and run_git(folder, 'ls-files', '-z'))
 
-# %% ../nbs/17_documents.ipynb #c22a1e72
+# %% ../nbs/17_documents.ipynb #092b333e
 def folder_reason(folder:Path, # A folder below the source
                   use_git:bool=True # Ask git, where it is there
                  )->str: # A key of `REASONS`, or ''
@@ -116,7 +116,7 @@ def folder_reason(folder:Path, # A folder below the source
     if reason == 'build' and holds_sources(folder, use_git): return ''
     return reason
 
-# %% ../nbs/17_documents.ipynb #330d3f1a
+# %% ../nbs/17_documents.ipynb #5dfa0014
 def git_ignored(folder:Path # The source, or a repository in it
                )->set|None: # Paths below it, files as they are, repositories with a slash; None where git cannot say
     "What git ignores in a folder."
@@ -124,7 +124,7 @@ def git_ignored(folder:Path # The source, or a repository in it
     listed = run_git(folder, 'ls-files', '--others', '--ignored', '--exclude-standard', '-z')
     return None if listed is None else set(os.fsdecode(listed).split('\0')) - {''}
 
-# %% ../nbs/17_documents.ipynb #e4071150
+# %% ../nbs/17_documents.ipynb #1ede5bad
 def ignore_rules(folder:Path # A folder that may hold a `.gitignore`
                 ): # `pathspec.GitIgnoreSpec`, or None
     "The rules that a folder has for what is below it."
@@ -135,7 +135,7 @@ def ignore_rules(folder:Path # A folder that may hold a `.gitignore`
     lines = [f'{line}/*' if line.endswith('/**') else line for line in text.splitlines()]
     return GitIgnoreSpec.from_lines(lines)
 
-# %% ../nbs/17_documents.ipynb #e9422757
+# %% ../nbs/17_documents.ipynb #43fec4f8
 @dataclass
 class Ignoring:
     "What is ignored below a folder: git's list, or the rules of the `.gitignore` files down to there."
@@ -152,15 +152,17 @@ class Ignoring:
             if said is not None: return said
         return False
 
-# %% ../nbs/17_documents.ipynb #f67eac7c
+# %% ../nbs/17_documents.ipynb #1694a83f
 def _rules_above(source):
-    "The folders from a repository's top to the source; none where it is in no repository."
+    "The rules from a repository's top down to the source; none without a repository, or where they name the source."
     above = list(source.parents)
     tops = [i for i,folder in enumerate(above) if (folder/'.git').exists()]
-    if (source/'.git').exists() or not tops: return []
-    return list(reversed(above[:tops[0] + 1]))
+    if (source/'.git').exists() or not tops: return ()
+    rules = [(folder, ignore_rules(folder)) for folder in reversed(above[:tops[0] + 1])]
+    found = Ignoring(source, None, tuple((folder, own) for folder,own in rules if own))
+    return () if found(source, True) else found.rules
 
-# %% ../nbs/17_documents.ipynb #b6b2b497
+# %% ../nbs/17_documents.ipynb #bbc3297a
 def ignoring(folder:Path, # A folder of the source
              above:Ignoring=None, # What holds in the folder above it; None for the source itself
              use_git:bool=True # Ask git, where it is there
@@ -168,15 +170,13 @@ def ignoring(folder:Path, # A folder of the source
     "What is ignored directly below a folder."
     if above is None or (folder/'.git').exists():
         listed = git_ignored(folder) if use_git else None
-        folders = [folder] if above else [*_rules_above(folder), folder]
         if listed is not None: return Ignoring(folder, listed)
-        rules = [(place, ignore_rules(place)) for place in folders]
-        return Ignoring(folder, None, tuple((place, found) for place,found in rules if found))
+        above = Ignoring(folder, None, () if above else _rules_above(folder))
     if above.listed is not None: return above
     own = ignore_rules(folder)
     return Ignoring(above.base, None, (*above.rules, (folder, own))) if own else above
 
-# %% ../nbs/17_documents.ipynb #852a12e0
+# %% ../nbs/17_documents.ipynb #42cec089
 SECRETS = '''.env .env.* *.env .envrc id_rsa* id_dsa* id_ecdsa* id_ed25519* *.pem *.key *.p12 *.pfx *.p8
     *.ppk *.jks *.keystore *.kdbx *.tfstate *.tfstate.* *.tfvars .npmrc .pypirc .netrc _netrc
     .git-credentials .htpasswd .pgpass .my.cnf .dockercfg .s3cfg credentials credentials.json
@@ -195,16 +195,16 @@ MINIFIED = '''*.min.js *.min.css *-min.js *-min.css *.min.mjs'''.split()
 GENERATED = '''*.js.map *.css.map *.mjs.map *.pb.go *_pb2.py *_pb2_grpc.py *_pb2.pyi *.pb.h *.pb.cc
     *.designer.cs *.g.dart *.freezed.dart .pnp.*'''.split()
 
-# %% ../nbs/17_documents.ipynb #fa8544a6
+# %% ../nbs/17_documents.ipynb #8e48498b
 def _matches(name, patterns): return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-# %% ../nbs/17_documents.ipynb #79846992
+# %% ../nbs/17_documents.ipynb #cddde282
 def is_secret(name:str # A file's name, without folders
              )->bool:
     "Whether a file is known, by its name, to hold keys or passwords."
     return _matches(name.lower(), SECRETS) and not _matches(name.lower(), HARMLESS)
 
-# %% ../nbs/17_documents.ipynb #757c578b
+# %% ../nbs/17_documents.ipynb #70cac256
 def name_reason(name:str # A file's name, without folders
                )->str: # A key of `REASONS`, or ''
     "Why a file is left out by its name alone."
@@ -215,13 +215,13 @@ def name_reason(name:str # A file's name, without folders
         if _matches(low, patterns): return reason
     return 'hidden' if name.startswith('.') else ''
 
-# %% ../nbs/17_documents.ipynb #3807ee57
+# %% ../nbs/17_documents.ipynb #6280478d
 def is_document(name:str # A path or a file name
                )->bool: # Is it prose, or has it a language?
     "Whether a file holds code or prose, by its name."
     return is_docs(name) or language(name) != ''
 
-# %% ../nbs/17_documents.ipynb #32635eda
+# %% ../nbs/17_documents.ipynb #fc3429dd
 MAGIC = (b'\x89PNG', b'GIF8', b'\xff\xd8\xff', b'%PDF-', b'PK\x03\x04', b'PK\x05\x06', b'\x1f\x8b', b'BZh9',
          b'\xfd7zXZ', b'\x28\xb5\x2f\xfd', b'7z\xbc\xaf', b'Rar!', b'\x7fELF', b'MZ\x90', b'\xca\xfe\xba\xbe',
          b'\xcf\xfa\xed\xfe', b'SQLite format 3', b'wOFF', b'wOF2', b'OggS', b'ID3',
@@ -229,14 +229,14 @@ MAGIC = (b'\x89PNG', b'GIF8', b'\xff\xd8\xff', b'%PDF-', b'PK\x03\x04', b'PK\x05
 BOMS = ((b'\xff\xfe\x00\x00', 'utf-32'), (b'\x00\x00\xfe\xff', 'utf-32'), (b'\xef\xbb\xbf', 'utf-8-sig'),
         (b'\xff\xfe', 'utf-16'), (b'\xfe\xff', 'utf-16'))
 
-# %% ../nbs/17_documents.ipynb #92aa762f
+# %% ../nbs/17_documents.ipynb #966befca
 def _reads_like_text(text):
     "Whether decoded text has no control characters, and spaces and newlines as all text has."
     if re.search(r'[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffe\uffff\ue000-\uf8ff]', text): return False
     plain = sum(char.isascii() for char in text)
     return plain >= max(3, len(text) / 50)
 
-# %% ../nbs/17_documents.ipynb #c5e875df
+# %% ../nbs/17_documents.ipynb #756b234b
 def wide_encoding(data:bytes # Bytes with NULs among them, without a byte order mark
                  )->str: # 'utf-16-le' or its like; '' where it is not text
     "The encoding of text in two or four bytes a character."
@@ -246,7 +246,7 @@ def wide_encoding(data:bytes # Bytes with NULs among them, without a byte order 
         if _reads_like_text(text): return encoding
     return ''
 
-# %% ../nbs/17_documents.ipynb #23395d75
+# %% ../nbs/17_documents.ipynb #3e55d27e
 LATIN = ['cp1252', 'cp1250']
 LEGACY = ['cp1251', 'koi8_r', 'cp1253', 'gb18030', 'euc_jp', 'cp932', 'cp949', 'big5', 'cp1255', 'cp1256']
 
@@ -261,7 +261,7 @@ def legacy_encoding(data:bytes # Bytes that are not UTF-8
     def rank(match): return round(match.chaos, 2), -round(match.coherence, 2), order.index(match.encoding)
     return min(found, key=rank).encoding
 
-# %% ../nbs/17_documents.ipynb #f69aee7c
+# %% ../nbs/17_documents.ipynb #bff1aa7b
 def _encoding_of(data):
     "The encoding of a document's bytes; '' where they are no text."
     for mark_,encoding in BOMS:
@@ -272,7 +272,7 @@ def _encoding_of(data):
     except UnicodeDecodeError: return legacy_encoding(data)
     return 'utf-8'
 
-# %% ../nbs/17_documents.ipynb #dcaf6f59
+# %% ../nbs/17_documents.ipynb #60ea39da
 def decode(data:bytes # What is in a document's file
           )->tuple: # Its text, and the encoding where it is not plain UTF-8; raises `ValueError` for binary data
     "A document's text, with newlines as they are everywhere."
@@ -284,7 +284,7 @@ def decode(data:bytes # What is in a document's file
     text = text.replace('\r\n', '\n').replace('\r', '\n')
     return text, '' if encoding == 'utf-8' else encoding
 
-# %% ../nbs/17_documents.ipynb #61f19f4a
+# %% ../nbs/17_documents.ipynb #100366ee
 def is_minified(text:str, # A document
                 path:str # Its path
                )->bool:
@@ -293,7 +293,7 @@ def is_minified(text:str, # A document
     lines = text.splitlines() or ['']
     return sum(map(len, lines)) / len(lines) > 110
 
-# %% ../nbs/17_documents.ipynb #0f15f703
+# %% ../nbs/17_documents.ipynb #a1de0521
 COMMENT = r'^\s*(?:[#]|//|/?\*|--|;|%|<!--|\(\*|\{-)'
 SAYS_GENERATED = re.compile(COMMENT + r'''.*(?:@generated\b|generated\b.*\bdo\ not\ (?:edit|modify)
     |Code\ generated\ by|Generated\ by\ (?:Cython|javadoc|Doxygen)
@@ -306,7 +306,7 @@ def is_nbdev(text:str # A document
     "Whether a module was exported from a notebook by nbdev."
     return NBDEV.search(text[:20_000]) is not None  # a long `__all__` may come first
 
-# %% ../nbs/17_documents.ipynb #ae148741
+# %% ../nbs/17_documents.ipynb #a2b611e1
 def is_generated(text:str, # A document
                  path:str # Its path
                 )->bool:
@@ -317,7 +317,7 @@ def is_generated(text:str, # A document
     if lang in ('javascript', 'css') and SOURCE_MAP.search('\n'.join(lines[-2:])): return True
     return SAYS_GENERATED.search('\n'.join(lines[:40])) is not None
 
-# %% ../nbs/17_documents.ipynb #771a0347
+# %% ../nbs/17_documents.ipynb #3086549b
 def text_reason(text:str, # A document
                 path:str # Its path
                )->str: # A key of `REASONS`, or ''
@@ -327,7 +327,7 @@ def text_reason(text:str, # A document
     if is_minified(text, path): return 'minified'
     return 'generated' if is_generated(text, path) else ''
 
-# %% ../nbs/17_documents.ipynb #d0f7166c
+# %% ../nbs/17_documents.ipynb #980348fe
 MOST_BYTES = 10_000_000
 
 def _begins(file):
@@ -336,7 +336,7 @@ def _begins(file):
         with file.open('rb') as opened: return opened.read(4096)
     except OSError: return b''
 
-# %% ../nbs/17_documents.ipynb #6d858f6b
+# %% ../nbs/17_documents.ipynb #647c7f94
 def made_here(file:Path # A file
              )->bool: # Is it a run's events, or the account beside a chunk tree?
     "Whether a file was written by this project, where its name alone does not tell."
@@ -344,7 +344,7 @@ def made_here(file:Path # A file
     if not (file.name.endswith('.summary.json') and file.is_file()): return False
     return b'"made_by": "coderank_chunk"' in _begins(file)
 
-# %% ../nbs/17_documents.ipynb #084e5efb
+# %% ../nbs/17_documents.ipynb #3a9ab641
 def kind_reason(file:Path # A file; raises `OSError` where nothing is known about it
                )->str: # A key of `REASONS`, or ''
     "Why a file is left out by what it is."
@@ -355,7 +355,7 @@ def kind_reason(file:Path # A file; raises `OSError` where nothing is known abou
     if not about.st_size: return 'empty'
     return 'unknown' if _encoding_of(_begins(file)) else 'binary'
 
-# %% ../nbs/17_documents.ipynb #058f596f
+# %% ../nbs/17_documents.ipynb #6d193ffe
 @dataclass
 class Wanted:
     "What somebody wants of a source."
@@ -368,7 +368,7 @@ class Wanted:
         "Whether a file is a document in spite of a reason against it."
         return self.secrets if reason == 'secret' else self.everything and reason in GUESSED
 
-# %% ../nbs/17_documents.ipynb #44d9cb2c
+# %% ../nbs/17_documents.ipynb #20ea1b25
 def file_reason(file:Path, # A file of the source; raises `OSError` where it cannot be read
                 ignored:Ignoring, # What is ignored in its folder
                 wanted:Wanted # What somebody wants
@@ -389,7 +389,7 @@ def _link_reason(file):
     with file.open('rb') as opened: opened.read(1)
     return 'link'
 
-# %% ../nbs/17_documents.ipynb #9b4cff04
+# %% ../nbs/17_documents.ipynb #37a471a6
 def count_files(folder:Path, # A folder that is left out
                 apart:tuple=() # What does not belong to the source
                )->int: # Files in it, at any depth
@@ -400,7 +400,7 @@ def count_files(folder:Path, # A folder that is left out
         files += sum(Path(place, name) not in apart for name in names)
     return files
 
-# %% ../nbs/17_documents.ipynb #d1f92107
+# %% ../nbs/17_documents.ipynb #74e408d5
 def _look_at_folders(place, subs, root, ignored, wanted, found):
     "Those folders that are walked on; the others are left out as a whole."
     stay = []
@@ -415,7 +415,7 @@ def _look_at_folders(place, subs, root, ignored, wanted, found):
         else: stay.append(name)
     return stay
 
-# %% ../nbs/17_documents.ipynb #29439d9f
+# %% ../nbs/17_documents.ipynb #c7f0181e
 def _look_at_files(place, names, root, ignored, wanted, found):
     "Sort the files of a folder into documents, files left out, and problems."
     for name in sorted(names):
@@ -429,7 +429,7 @@ def _look_at_files(place, names, root, ignored, wanted, found):
         if reason: found.leave(path, reason)
         else: found.documents.append((path, file))
 
-# %% ../nbs/17_documents.ipynb #dee768db
+# %% ../nbs/17_documents.ipynb #810c8258
 def folder_documents(source:Path, # A folder of code and documents
                      wanted:Wanted=None # What somebody wants of it
                     )->Sources:
