@@ -10,7 +10,7 @@ __all__ = ['REASONS', 'GUESSED', 'FOLDERS', 'MARKERS', 'SOURCE_MARKS', 'SECRETS'
            'legacy_encoding', 'decode', 'is_minified', 'is_nbdev', 'is_generated', 'text_reason', 'made_here',
            'kind_reason', 'Wanted', 'file_reason', 'count_files', 'folder_documents']
 
-# %% ../nbs/17_documents.ipynb #01ffc3ea
+# %% ../nbs/17_documents.ipynb #528aac5d
 import os, re, stat, subprocess
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from .corpus import Problem, path_text
 from .languages import is_docs, language
 
-# %% ../nbs/17_documents.ipynb #076cb270
+# %% ../nbs/17_documents.ipynb #350478dc
 REASONS = dict(version_control='the files of version control',
                environment='virtual environments',
                packages='packages of others',
@@ -41,11 +41,11 @@ REASONS = dict(version_control='the files of version control',
                large='too large',
                limit='beyond the limit of chunks')
 
-# %% ../nbs/17_documents.ipynb #b09fd662
+# %% ../nbs/17_documents.ipynb #6f66b4c7
 GUESSED = {'environment', 'packages', 'build', 'cache', 'ignored', 'hidden', 'output', 'lock', 'minified', 'generated',
            'link', 'unknown'}
 
-# %% ../nbs/17_documents.ipynb #dd428309
+# %% ../nbs/17_documents.ipynb #a54ab6f7
 class LeftOut(NamedTuple):
     "A file or a folder that gives no chunks, and why."
     path:str # Relative to the source; a folder ends with a slash
@@ -65,7 +65,7 @@ class Sources:
     @property
     def found(self): return len(self.documents) + sum(left.files for left in self.left_out) + len(self.problems)
 
-# %% ../nbs/17_documents.ipynb #2627a4ca
+# %% ../nbs/17_documents.ipynb #fb3f5fa5
 FOLDERS = dict(version_control=('.git', '.hg', '.svn', '.bzr', '.jj', '_darcs', 'CVS'),
                environment=('.venv', '.virtualenv', '.direnv', '.pixi'),
                packages=('node_modules', 'bower_components', 'jspm_packages', 'web_modules', 'site-packages',
@@ -78,7 +78,7 @@ MARKERS = (('*', 'pyvenv.cfg', 'environment'), ('*', 'conda-meta', 'environment'
            ('vendor', 'modules.txt', 'packages'), ('vendor', 'autoload.php', 'packages'),
            ('vendor', 'bundle', 'packages'))
 
-# %% ../nbs/17_documents.ipynb #d37419ee
+# %% ../nbs/17_documents.ipynb #67db716d
 def _kind_of_folder(folder):
     for pattern,marker,reason in MARKERS:
         if fnmatchcase(folder.name, pattern) and (folder/marker).exists(): return reason
@@ -86,7 +86,7 @@ def _kind_of_folder(folder):
         if any(fnmatchcase(folder.name, pattern) for pattern in patterns): return reason
     return 'hidden' if folder.name.startswith('.') else ''
 
-# %% ../nbs/17_documents.ipynb #ef25458b
+# %% ../nbs/17_documents.ipynb #8c97b0d9
 def run_git(folder:Path, # Where it runs
             *args:str # Its arguments
            )->bytes|None: # What it said; None where there is no git, no repository, or it refuses
@@ -97,7 +97,7 @@ def run_git(folder:Path, # Where it runs
     except OSError: return None
     return done.stdout if done.returncode == 0 else None
 
-# %% ../nbs/17_documents.ipynb #fbc366ca
+# %% ../nbs/17_documents.ipynb #65a6d198
 SOURCE_MARKS = '__init__.py', 'mod.rs', '*.go'
 
 def holds_sources(folder:Path, # A folder called like one that a build makes
@@ -107,7 +107,7 @@ def holds_sources(folder:Path, # A folder called like one that a build makes
     if any(next(folder.glob(pattern), None) for pattern in SOURCE_MARKS): return True
     return bool(use_git and run_git(folder, 'ls-files', '-z'))
 
-# %% ../nbs/17_documents.ipynb #092b333e
+# %% ../nbs/17_documents.ipynb #bf5839e8
 def folder_reason(folder:Path, # A folder below the source
                   use_git:bool=True # Ask git, where it is there
                  )->str: # A key of `REASONS`, or ''
@@ -116,7 +116,7 @@ def folder_reason(folder:Path, # A folder below the source
     if reason == 'build' and holds_sources(folder, use_git): return ''
     return reason
 
-# %% ../nbs/17_documents.ipynb #5dfa0014
+# %% ../nbs/17_documents.ipynb #e0e70d0d
 def git_ignored(folder:Path # The source, or a repository in it
                )->set|None: # Paths below it, files as they are, repositories with a slash; None where git cannot say
     "What git ignores in a folder."
@@ -124,7 +124,7 @@ def git_ignored(folder:Path # The source, or a repository in it
     listed = run_git(folder, 'ls-files', '--others', '--ignored', '--exclude-standard', '-z')
     return None if listed is None else set(os.fsdecode(listed).split('\0')) - {''}
 
-# %% ../nbs/17_documents.ipynb #1ede5bad
+# %% ../nbs/17_documents.ipynb #78452269
 def ignore_rules(folder:Path # A folder that may hold a `.gitignore`
                 ): # `pathspec.GitIgnoreSpec`, or None
     "The rules that a folder has for what is below it."
@@ -135,7 +135,7 @@ def ignore_rules(folder:Path # A folder that may hold a `.gitignore`
     lines = [f'{line}/*' if line.endswith('/**') else line for line in text.splitlines()]
     return GitIgnoreSpec.from_lines(lines)
 
-# %% ../nbs/17_documents.ipynb #43fec4f8
+# %% ../nbs/17_documents.ipynb #3872aad3
 @dataclass
 class Ignoring:
     "What is ignored below a folder: git's list, or the rules of the `.gitignore` files down to there."
@@ -152,7 +152,7 @@ class Ignoring:
             if said is not None: return said
         return False
 
-# %% ../nbs/17_documents.ipynb #1694a83f
+# %% ../nbs/17_documents.ipynb #dae642eb
 def _rules_above(source):
     "The rules from a repository's top down to the source; none without a repository, or where they name the source."
     above = list(source.parents)
@@ -162,7 +162,7 @@ def _rules_above(source):
     found = Ignoring(source, None, tuple((folder, own) for folder,own in rules if own))
     return () if found(source, True) else found.rules
 
-# %% ../nbs/17_documents.ipynb #bbc3297a
+# %% ../nbs/17_documents.ipynb #c63ccf8e
 def ignoring(folder:Path, # A folder of the source
              above:Ignoring=None, # What holds in the folder above it; None for the source itself
              use_git:bool=True # Ask git, where it is there
@@ -176,7 +176,7 @@ def ignoring(folder:Path, # A folder of the source
     own = ignore_rules(folder)
     return Ignoring(above.base, None, (*above.rules, (folder, own))) if own else above
 
-# %% ../nbs/17_documents.ipynb #42cec089
+# %% ../nbs/17_documents.ipynb #3a90c67c
 SECRETS = '''.env .env.* *.env .envrc id_rsa* id_dsa* id_ecdsa* id_ed25519* *.pem *.key *.p12 *.pfx *.p8
     *.ppk *.jks *.keystore *.kdbx *.tfstate *.tfstate.* *.tfvars .npmrc .pypirc .netrc _netrc
     .git-credentials .htpasswd .pgpass .my.cnf .dockercfg .s3cfg credentials credentials.json
@@ -195,16 +195,16 @@ MINIFIED = '''*.min.js *.min.css *-min.js *-min.css *.min.mjs'''.split()
 GENERATED = '''*.js.map *.css.map *.mjs.map *.pb.go *_pb2.py *_pb2_grpc.py *_pb2.pyi *.pb.h *.pb.cc
     *.designer.cs *.g.dart *.freezed.dart .pnp.*'''.split()
 
-# %% ../nbs/17_documents.ipynb #8e48498b
+# %% ../nbs/17_documents.ipynb #61038b1e
 def _matches(name, patterns): return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-# %% ../nbs/17_documents.ipynb #cddde282
+# %% ../nbs/17_documents.ipynb #6fb48aa6
 def is_secret(name:str # A file's name, without folders
              )->bool:
     "Whether a file is known, by its name, to hold keys or passwords."
     return _matches(name.lower(), SECRETS) and not _matches(name.lower(), HARMLESS)
 
-# %% ../nbs/17_documents.ipynb #70cac256
+# %% ../nbs/17_documents.ipynb #974d5909
 def name_reason(name:str # A file's name, without folders
                )->str: # A key of `REASONS`, or ''
     "Why a file is left out by its name alone."
@@ -215,13 +215,13 @@ def name_reason(name:str # A file's name, without folders
         if _matches(low, patterns): return reason
     return 'hidden' if name.startswith('.') else ''
 
-# %% ../nbs/17_documents.ipynb #6280478d
+# %% ../nbs/17_documents.ipynb #3b9a5e72
 def is_document(name:str # A path or a file name
                )->bool: # Is it prose, or has it a language?
     "Whether a file holds code or prose, by its name."
     return is_docs(name) or language(name) != ''
 
-# %% ../nbs/17_documents.ipynb #fc3429dd
+# %% ../nbs/17_documents.ipynb #94f9b931
 MAGIC = (b'\x89PNG', b'GIF8', b'\xff\xd8\xff', b'%PDF-', b'PK\x03\x04', b'PK\x05\x06', b'\x1f\x8b', b'BZh9',
          b'\xfd7zXZ', b'\x28\xb5\x2f\xfd', b'7z\xbc\xaf', b'Rar!', b'\x7fELF', b'MZ\x90', b'\xca\xfe\xba\xbe',
          b'\xcf\xfa\xed\xfe', b'SQLite format 3', b'wOFF', b'wOF2', b'OggS', b'ID3',
@@ -229,14 +229,14 @@ MAGIC = (b'\x89PNG', b'GIF8', b'\xff\xd8\xff', b'%PDF-', b'PK\x03\x04', b'PK\x05
 BOMS = ((b'\xff\xfe\x00\x00', 'utf-32'), (b'\x00\x00\xfe\xff', 'utf-32'), (b'\xef\xbb\xbf', 'utf-8-sig'),
         (b'\xff\xfe', 'utf-16'), (b'\xfe\xff', 'utf-16'))
 
-# %% ../nbs/17_documents.ipynb #966befca
+# %% ../nbs/17_documents.ipynb #6e9d948c
 def _reads_like_text(text):
     "Whether decoded text has no control characters, and spaces and newlines as all text has."
     if re.search(r'[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffe\uffff\ue000-\uf8ff]', text): return False
     plain = sum(char.isascii() for char in text)
     return plain >= max(3, len(text) / 50)
 
-# %% ../nbs/17_documents.ipynb #756b234b
+# %% ../nbs/17_documents.ipynb #1bd6235e
 def wide_encoding(data:bytes # Bytes with NULs among them, without a byte order mark
                  )->str: # 'utf-16-le' or its like; '' where it is not text
     "The encoding of text in two or four bytes a character."
@@ -246,7 +246,7 @@ def wide_encoding(data:bytes # Bytes with NULs among them, without a byte order 
         if _reads_like_text(text): return encoding
     return ''
 
-# %% ../nbs/17_documents.ipynb #3e55d27e
+# %% ../nbs/17_documents.ipynb #0f41e147
 LATIN = ['cp1252', 'cp1250']
 LEGACY = ['cp1251', 'koi8_r', 'cp1253', 'gb18030', 'euc_jp', 'cp932', 'cp949', 'big5', 'cp1255', 'cp1256']
 
@@ -261,7 +261,7 @@ def legacy_encoding(data:bytes # Bytes that are not UTF-8
     def rank(match): return round(match.chaos, 2), -round(match.coherence, 2), order.index(match.encoding)
     return min(found, key=rank).encoding
 
-# %% ../nbs/17_documents.ipynb #bff1aa7b
+# %% ../nbs/17_documents.ipynb #b650ddb8
 def _encoding_of(data):
     "The encoding of a document's bytes; '' where they are no text."
     for mark_,encoding in BOMS:
@@ -272,7 +272,7 @@ def _encoding_of(data):
     except UnicodeDecodeError: return legacy_encoding(data)
     return 'utf-8'
 
-# %% ../nbs/17_documents.ipynb #60ea39da
+# %% ../nbs/17_documents.ipynb #1fc9c64b
 def decode(data:bytes # What is in a document's file
           )->tuple: # Its text, and the encoding where it is not plain UTF-8; raises `ValueError` for binary data
     "A document's text, with newlines as they are everywhere."
@@ -284,7 +284,7 @@ def decode(data:bytes # What is in a document's file
     text = text.replace('\r\n', '\n').replace('\r', '\n')
     return text, '' if encoding == 'utf-8' else encoding
 
-# %% ../nbs/17_documents.ipynb #100366ee
+# %% ../nbs/17_documents.ipynb #f0eb749b
 def is_minified(text:str, # A document
                 path:str # Its path
                )->bool:
@@ -293,7 +293,7 @@ def is_minified(text:str, # A document
     lines = text.splitlines() or ['']
     return sum(map(len, lines)) / len(lines) > 110
 
-# %% ../nbs/17_documents.ipynb #a1de0521
+# %% ../nbs/17_documents.ipynb #1a1dbdef
 COMMENT = r'^\s*(?:[#]|//|/?\*|--|;|%|<!--|\(\*|\{-)'
 SAYS_GENERATED = re.compile(COMMENT + r'''.*(?:@generated\b|generated\b.*\bdo\ not\ (?:edit|modify)
     |Code\ generated\ by|Generated\ by\ (?:Cython|javadoc|Doxygen)
@@ -306,7 +306,7 @@ def is_nbdev(text:str # A document
     "Whether a module was exported from a notebook by nbdev."
     return NBDEV.search(text[:20_000]) is not None  # a long `__all__` may come first
 
-# %% ../nbs/17_documents.ipynb #a2b611e1
+# %% ../nbs/17_documents.ipynb #10d050bb
 def is_generated(text:str, # A document
                  path:str # Its path
                 )->bool:
@@ -317,7 +317,7 @@ def is_generated(text:str, # A document
     if lang in ('javascript', 'css') and SOURCE_MAP.search('\n'.join(lines[-2:])): return True
     return SAYS_GENERATED.search('\n'.join(lines[:40])) is not None
 
-# %% ../nbs/17_documents.ipynb #3086549b
+# %% ../nbs/17_documents.ipynb #f84f6a64
 def text_reason(text:str, # A document
                 path:str # Its path
                )->str: # A key of `REASONS`, or ''
@@ -327,7 +327,7 @@ def text_reason(text:str, # A document
     if is_minified(text, path): return 'minified'
     return 'generated' if is_generated(text, path) else ''
 
-# %% ../nbs/17_documents.ipynb #980348fe
+# %% ../nbs/17_documents.ipynb #140c1d07
 MOST_BYTES = 10_000_000
 
 def _begins(file):
@@ -336,7 +336,7 @@ def _begins(file):
         with file.open('rb') as opened: return opened.read(4096)
     except OSError: return b''
 
-# %% ../nbs/17_documents.ipynb #647c7f94
+# %% ../nbs/17_documents.ipynb #6d723eda
 def made_here(file:Path # A file
              )->bool: # Is it a run's events, or the account beside a chunk tree?
     "Whether a file was written by this project, where its name alone does not tell."
@@ -344,18 +344,18 @@ def made_here(file:Path # A file
     if not (file.name.endswith('.summary.json') and file.is_file()): return False
     return b'"made_by": "coderank_chunk"' in _begins(file)
 
-# %% ../nbs/17_documents.ipynb #3a9ab641
+# %% ../nbs/17_documents.ipynb #ecb12bb2
 def kind_reason(file:Path # A file; raises `OSError` where nothing is known about it
                )->str: # A key of `REASONS`, or ''
     "Why a file is left out by what it is."
     about = file.stat()
     if not stat.S_ISREG(about.st_mode): return 'special'
+    known = is_document(file.name)
+    if not known and not _encoding_of(_begins(file)): return 'binary'
     if about.st_size > MOST_BYTES: return 'large'
-    if is_document(file.name): return ''
-    if not about.st_size: return 'empty'
-    return 'unknown' if _encoding_of(_begins(file)) else 'binary'
+    return '' if known else 'unknown'
 
-# %% ../nbs/17_documents.ipynb #6d193ffe
+# %% ../nbs/17_documents.ipynb #1ce8bdd3
 @dataclass
 class Wanted:
     "What somebody wants of a source."
@@ -368,7 +368,7 @@ class Wanted:
         "Whether a file is a document in spite of a reason against it."
         return self.secrets if reason == 'secret' else self.everything and reason in GUESSED
 
-# %% ../nbs/17_documents.ipynb #20ea1b25
+# %% ../nbs/17_documents.ipynb #d36074a8
 def file_reason(file:Path, # A file of the source; raises `OSError` where it cannot be read
                 ignored:Ignoring, # What is ignored in its folder
                 wanted:Wanted # What somebody wants
@@ -389,7 +389,7 @@ def _link_reason(file):
     with file.open('rb') as opened: opened.read(1)
     return 'link'
 
-# %% ../nbs/17_documents.ipynb #37a471a6
+# %% ../nbs/17_documents.ipynb #fcca49f9
 def count_files(folder:Path, # A folder that is left out
                 apart:tuple=() # What does not belong to the source
                )->int: # Files in it, at any depth
@@ -400,7 +400,7 @@ def count_files(folder:Path, # A folder that is left out
         files += sum(Path(place, name) not in apart for name in names)
     return files
 
-# %% ../nbs/17_documents.ipynb #74e408d5
+# %% ../nbs/17_documents.ipynb #69d49d1d
 def _look_at_folders(place, subs, root, ignored, wanted, found):
     "Those folders that are walked on; the others are left out as a whole."
     stay = []
@@ -415,7 +415,7 @@ def _look_at_folders(place, subs, root, ignored, wanted, found):
         else: stay.append(name)
     return stay
 
-# %% ../nbs/17_documents.ipynb #c7f0181e
+# %% ../nbs/17_documents.ipynb #3167c2cb
 def _look_at_files(place, names, root, ignored, wanted, found):
     "Sort the files of a folder into documents, files left out, and problems."
     for name in sorted(names):
@@ -429,7 +429,7 @@ def _look_at_files(place, names, root, ignored, wanted, found):
         if reason: found.leave(path, reason)
         else: found.documents.append((path, file))
 
-# %% ../nbs/17_documents.ipynb #810c8258
+# %% ../nbs/17_documents.ipynb #f0f75214
 def folder_documents(source:Path, # A folder of code and documents
                      wanted:Wanted=None # What somebody wants of it
                     )->Sources:
