@@ -77,8 +77,8 @@ def http_token()->str: # Raises `InputError` for one that could be guessed
     "The token that clients have to know: the environment's, or a new one."
     token = os.environ.get(TOKEN)
     if token is None: return secrets.token_urlsafe(32)
-    if len(token) < 16: raise InputError(f'{TOKEN} has {len(token)} characters; 16 are the least. Leave it out for a new one.')
-    return token
+    if len(token) >= 16: return token
+    raise InputError(f'{TOKEN} has {len(token)} characters; 16 are the least. Leave it out for a new one.')
 
 # %% ../nbs/67_mcp_server.ipynb #a6b00068
 def is_known(headers, # (name, value) pairs of a request, bytes
@@ -110,7 +110,8 @@ def loopback(port:int # 0 for a free one
     try: server.bind(('127.0.0.1', port))
     except (OSError, OverflowError) as error:
         server.close()
-        raise InputError(f'Port {port} cannot be had ({error}). Name another with --port, or 0 for a free one.') from None
+        why = f'Port {port} cannot be had ({error}). Name another with --port, or 0 for a free one.'
+        raise InputError(why) from None
     return server
 
 # %% ../nbs/67_mcp_server.ipynb #a6b0006e
@@ -135,7 +136,7 @@ def coderank_mcp(location:str=None, # A folder, or http://HOST:PORT of a server 
                  port:int=8765, # For HTTP; 0 for a free one
                  collection:str=None, # Name of the collection on a server
                  api_key:str=None, # The server's key; QDRANT_API_KEY by default
-                 rerank:str=None, # A reranker for the best hits: CodeRankLLM, or the folder or hub id of a cross-encoder
+                 rerank:str=None, # A reranker for the best hits: CodeRankLLM, or the folder or hub id of another
                  models_dir:str=None, # Folder with a folder of weights for each model
                  model:str=None, # Folder or hub id of the collection's model, where it is not a registered one
                  device:str='auto' # Where models run: auto, cpu or cuda:N

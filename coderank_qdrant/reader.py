@@ -13,7 +13,7 @@ import re, secrets, sys, threading, time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from json import dumps
 from pathlib import Path, PurePosixPath
 from fastcore.basics import chunked, patch
@@ -93,7 +93,7 @@ def hit_text(number:int, # Its place in the list, from 1
 # %% ../nbs/66_reader.ipynb #a6b0001d
 def hits_text(hits:Hits, # From `search`
               width:int, # Characters of each text at the most
-              notes:list=() # Sentences to begin with
+              notes:list|tuple=() # Sentences to begin with
              )->str:
     "The hits of a question, as a model reads them."
     seal = new_seal()
@@ -149,8 +149,8 @@ def wanted_ids(store:Store, # A store that is open
     "What is to be read."
     if bool(id) == bool(source): raise InputError('Say what to read: either an id or a source.')
     if id: return neighbour_ids(store, id, neighbours)
-    ids = source_ids(store, source)
-    if not ids: raise no_source(store, source)
+    ids = source_ids(store, str(source))
+    if not ids: raise no_source(store, str(source))
     return ids
 
 # %% ../nbs/66_reader.ipynb #a6b0002e
@@ -183,7 +183,7 @@ def fill_page(pieces:Iterator, # From `pieces_from`
               room:int=LONGEST_ANSWER # Characters
              )->tuple[list, str]: # (payload, first character, end) of each piece; cursor of the next page, or ''
     "As much as an answer holds."
-    page = []
+    page: list = []
     for number,payload in pieces:
         if room <= 0: return page, f'{number}.0'
         size = len(payload['text'])
@@ -208,12 +208,12 @@ def piece_text(payload:dict, # Of a piece
 # %% ../nbs/66_reader.ipynb #a6b00036
 def page_text(page:list, # From `fill_page`
               cursor:str, # The same
-              notes:list=() # Sentences to begin with
+              notes:list|tuple=() # Sentences to begin with
              )->str:
     "A page, as a model reads it, with how to go on."
     seal = new_seal()
     parts = ['\n'.join([*notes, notice(seal)])]
-    parts += [piece_text(*piece, seal) for piece in page]
+    parts += [piece_text(payload, start, end, seal) for payload,start,end in page]
     parts.append(f'There is more: call again with cursor="{cursor}".' if cursor else 'This is the end.')
     return '\n\n'.join(parts)
 
@@ -237,6 +237,10 @@ class Reader:
     def opened(self):
         "The collection, in turn with all others; raises `InputError` where there is none, or it stays in use."
         with self.lock, ExitStack() as stack: yield self._enter(stack)
+
+    def check(self)->None: raise NotImplementedError
+    def warm(self)->None: raise NotImplementedError
+    def start(self)->None: raise NotImplementedError
 
     def _enter(self, stack):
         deadline = time.monotonic() + self.patience
@@ -343,7 +347,7 @@ def made_on(location # A folder, or http://HOST:PORT of a server
            )->str: # Such as '2026-03-01 12:00 UTC'
     "When a collection was made, as far as it is known."
     if on_server(location): return 'at a time that the server does not keep'
-    made = datetime.fromtimestamp((Path(location)/'collection.json').stat().st_mtime, timezone.utc)
+    made = datetime.fromtimestamp((Path(location)/'collection.json').stat().st_mtime, UTC)
     return f'{made:%Y-%m-%d %H:%M} UTC'
 
 # %% ../nbs/66_reader.ipynb #a6b0004e
@@ -365,9 +369,10 @@ def model_line(name:str, # Short name of a model
 # %% ../nbs/66_reader.ipynb #a6b00052
 @patch
 def about(self:Reader)->str:
-    "What the collection is: its name, models, numbers of pieces by subdirectory and content type, and when it was made."
+    "What the collection is: name, models, numbers of pieces by subdirectory and content type, when it was made."
     with self.opened() as store:
-        lines = [f'Collection {shown(store.about["collection"])}, {store.count()} pieces, made {made_on(self.where[0])}.']
+        name = shown(store.about['collection'])
+        lines = [f'Collection {name}, {store.count()} pieces, made {made_on(self.where[0])}.']
         lines += [f'Model {model_line(name, model)}' for name,model in store.about['models'].items()]
         lines += ['Pieces by subdirectory (the parameter subdir of search):', *share_lines(store, 'source_subdir')]
         lines += ['Pieces by content type:', *share_lines(store, 'content_type')]
