@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'TOKEN', 'mcp_library', 'as_parameters', 'answering', 'as_tool', 'make_server', 'http_token',
-           'is_known', 'guarded', 'loopback', 'serve_http', 'coderank_mcp']
+           'is_known', 'guarded', 'loopback', 'serve_http', 'serve_stdio', 'coderank_mcp']
 
 # %% ../nbs/67_mcp_server.ipynb #a6b00083
-import hmac, os, re, secrets, socket, sys
+import hmac, os, re, secrets, signal, socket, sys
 from collections.abc import Callable
 from functools import wraps
 from fastcore.docments import docments
@@ -129,6 +129,15 @@ def serve_http(server, # From `make_server`
         config = uvicorn.Config(app, log_level='error', access_log=False, ws='none', timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[bound])
 
+# %% ../nbs/67_mcp_server.ipynb #a6b00092
+def serve_stdio(server # From `make_server`
+               ): # Returns when the client is gone
+    "Answer over stdin and stdout; the SDK keeps everything else away from stdout."
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if sys.stdin.isatty(): print('coderank_mcp: waiting for a client on stdin. Ctrl-C stops it.', file=sys.stderr)
+    try: server.run('stdio')
+    except* (BrokenPipeError, ConnectionResetError): print('coderank_mcp: the client is gone.', file=sys.stderr)
+
 # %% ../nbs/67_mcp_server.ipynb #a6b00070
 @command
 def coderank_mcp(location:str=None, # A folder, or http://HOST:PORT of a server (needed)
@@ -143,10 +152,10 @@ def coderank_mcp(location:str=None, # A folder, or http://HOST:PORT of a server 
                 ):
     "Let editors and agents search a collection, over the Model Context Protocol."
     if not location: raise InputError('Say where to search: --location FOLDER or http://HOST:PORT.')
+    mcp_library()
     reader = Reader(location, api_key, collection, rerank, models_dir=models_dir, model=model, device=device)
     reader.check()
     server = make_server(reader)
     reader.start()
-    if http: return serve_http(server, port)
-    if sys.stdin.isatty(): print('coderank_mcp: waiting for a client on stdin. Ctrl-C stops it.', file=sys.stderr)
-    server.run('stdio')
+    if http: serve_http(server, port)
+    else: serve_stdio(server)
