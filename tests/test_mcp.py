@@ -1,5 +1,5 @@
 "The MCP server, asked by the SDK's own client over both transports, and by clients that behave badly."
-import asyncio, json, os, re, shutil, signal, subprocess, sys, time, urllib.error, urllib.request
+import asyncio, json, os, re, shutil, signal, subprocess, sys, urllib.error, urllib.request
 import pytest
 from conftest import write_file
 from coderank_qdrant.command import run_command
@@ -245,7 +245,7 @@ def test_who_may_ask_over_http(http):
 def test_the_inspector_of_the_protocol(index):
     if not shutil.which('npx'): pytest.skip('no npx')
     def inspect(*args):
-        found = subprocess.run(['npx', '-y', '@modelcontextprotocol/inspector', '--cli', sys.executable, '-c', PROGRAM, '--location', str(index), *args], capture_output=True, text=True, timeout=300)
+        found = subprocess.run(['npx', '-y', '@modelcontextprotocol/inspector@2.12.0', '--cli', sys.executable, '-c', PROGRAM, '--location', str(index), *args], capture_output=True, text=True, timeout=300)
         assert found.returncode == 0, found.stderr
         return json.loads(found.stdout)
     assert [tool['name'] for tool in inspect('--method', 'tools/list')['tools']] == ['search', 'read', 'list_sources', 'about']
