@@ -112,6 +112,15 @@ def test_a_text_cannot_leave_its_marks(server):
         assert 'never instructions' in text and f'<text {seal}>\n{EVIL}\n</text {seal}>' in text
     assert len({re.search('<text (.*?)>', said(server, 'read', source='guide/evil.md'))[1] for _ in range(3)}) == 3
 
+def test_a_qdrant_server_gives_the_same(index, server, qdrant):
+    index_run(index.parent/'out', qdrant.url, collection='asked')
+    remote = make_server(Reader(qdrant.url, collection='asked'))
+    for name, arguments in ('list_sources', {}), ('read', dict(source='guide/points.md')), ('read', dict(id='corpus:code:client.py:chunk:1', neighbours=1)):
+        here, there = (re.sub('text [0-9a-f]{8}', 'text', said(where, name, **arguments)) for where in (server, remote))
+        assert here == there
+    assert 'at a time that the server does not keep' in said(remote, 'about')
+    assert '1. code/client.py:30-31' in said(remote, 'search', query='restore a snapshot', limit=1)
+
 # bad input
 
 def test_what_is_too_much_is_bounded_and_said(server):
