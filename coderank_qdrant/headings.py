@@ -20,7 +20,7 @@ def blocks_of(text:str # Prose
     fence, at = '', 0
     for line in text.splitlines(keepends=True):
         mark = _fence.match(line)
-        if fence: ended = bool(mark) and mark[1].startswith(fence)
+        if fence: ended = mark is not None and mark[1].startswith(fence)
         else: ended = not line.strip()
         if not fence and ended:
             if block: yield block

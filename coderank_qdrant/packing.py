@@ -81,8 +81,14 @@ def units_of(atoms:list, # Of `Atom`, each small enough
         if not atom.glue: chains.append([])
     units = []
     for chain in filter(None, chains):
-        cut = len(chain) - 1
-        while cut and meter.tokens(chain[cut-1].start, chain[-1].end) <= size: cut -= 1
+        *above, last = chain
+        least = size // 4 if all(atom.bare for atom in above) else 0
+        opening = meter.tokens(chain[0].start, above[-1].end) if above else 0
+        if least < opening <= size < meter.tokens(chain[0].start, last.end):
+            units += [above, [last]]
+            continue
+        cut = len(above)
+        while cut and meter.tokens(chain[cut-1].start, last.end) <= size: cut -= 1
         units += [[atom] for atom in chain[:cut]] + [chain[cut:]]
     return units
 
