@@ -1134,6 +1134,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.definition_match': ( 'ranking.html#definition_match',
                                                                                        'coderank_qdrant/ranking.py'),
+                                         'coderank_qdrant.ranking.definition_of': ( 'ranking.html#definition_of',
+                                                                                    'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.file_shares': ('ranking.html#file_shares', 'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.kept_part': ('ranking.html#kept_part', 'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.name_match': ('ranking.html#name_match', 'coderank_qdrant/ranking.py'),

@@ -7,9 +7,9 @@ __all__ = ['PART', 'QUIET', 'WRITTEN', 'FOLDER', 'BEFORE', 'KEYWORD', 'DEFINING'
            'SELDOM', 'ASKED_FOR', 'WANTS_CODE', 'WANTS_DOCS', 'RULES', 'WEIGHTS', 'name_words', 'alike',
            'question_words', 'asked_names', 'path_words', 'rarities', 'path_match', 'names_in_text', 'defined_names',
            'name_match', 'definition_match', 'seldom_meant', 'asked_kinds', 'wanted_content', 'source_of',
-           'file_shares', 'by_turns', 'read_rules', 'added', 'kept_part', 'rank_hits']
+           'file_shares', 'by_turns', 'read_rules', 'definition_of', 'added', 'kept_part', 'rank_hits']
 
-# %% ../nbs/59_ranking.ipynb #68db8d9e
+# %% ../nbs/59_ranking.ipynb #431da937
 import re
 from collections import Counter
 from functools import lru_cache
@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from fastcore.basics import AttrDict
 from .command import one_of
 
-# %% ../nbs/59_ranking.ipynb #0f710d79
+# %% ../nbs/59_ranking.ipynb #35b13d60
 PART = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+')
 
 @lru_cache(20_000)
@@ -26,7 +26,7 @@ def name_words(name:str # A name, a path or a sentence
     "The words that a name is made of."
     return tuple(word.lower() for word in PART.findall(name))
 
-# %% ../nbs/59_ranking.ipynb #e6056dbc
+# %% ../nbs/59_ranking.ipynb #1620e6f2
 @lru_cache(100_000)
 def alike(a:str, b:str # Words in lower case
          )->bool:
@@ -37,7 +37,7 @@ def alike(a:str, b:str # Words in lower case
     if same == len(short): return len(long) - same <= 7
     return same >= max(5, len(short) - 2) and len(long) - same <= 4
 
-# %% ../nbs/59_ranking.ipynb #1cb2fb51
+# %% ../nbs/59_ranking.ipynb #e58e55ea
 QUIET = set('''a about all also am an and any are as at be been being between but by can could did do does doing each for
 from had has have having he her here him his how i if in into is it its itself me more most my no nor not of on once
 one only or other our out over own same she should so some such than that the their them then there these they this
@@ -52,7 +52,7 @@ def question_words(query:str # What is asked
     words = dict.fromkeys(name_words(query))
     return [word for word in words if word not in QUIET and len(word) > 1]
 
-# %% ../nbs/59_ranking.ipynb #2dbe5370
+# %% ../nbs/59_ranking.ipynb #323d5a4a
 WRITTEN = re.compile(r'`(?:[^`]*\W)?(\w+)(?:\(.*?\))?`|\b(?:\w+(?:\.|::|->|#))+(\w+)|\b(\w+)\(|'
                      r'\b(_*[A-Za-z0-9]+_\w+|_\w+|[A-Za-z]*[a-z0-9][A-Z]\w*|[A-Z]{2,}[a-z]\w*)')
 
@@ -64,7 +64,7 @@ def asked_names(query:str # What is asked
     if len(said) == 1: found += said
     return list(dict.fromkeys(found))
 
-# %% ../nbs/59_ranking.ipynb #a2965491
+# %% ../nbs/59_ranking.ipynb #3d37efcd
 FOLDER = .5 # what a word in a folder's name counts, of one in the file's
 
 @lru_cache(20_000)
@@ -75,7 +75,7 @@ def path_words(source:str # A document's path
     found = {word: FOLDER for folder in folders for word in name_words(folder)}
     return found | dict.fromkeys(name_words(file.split('.')[0]), 1.)
 
-# %% ../nbs/59_ranking.ipynb #4dc29680
+# %% ../nbs/59_ranking.ipynb #a25d8f11
 def rarities(words:list, # From `question_words`
              sources:set # Paths of the documents in a list
             )->dict: # word: between 0.1, in all paths, and 1, in none
@@ -88,7 +88,7 @@ def rarities(words:list, # From `question_words`
         found[word] = 1 - .9 * having / len(paths)
     return found
 
-# %% ../nbs/59_ranking.ipynb #6277c1a0
+# %% ../nbs/59_ranking.ipynb #6948d2ca
 def path_match(rarity:dict, # From `rarities`
                source:str # A document's path
               )->float: # Between 0, and 1 where the file's name has every word
@@ -100,7 +100,7 @@ def path_match(rarity:dict, # From `rarities`
         found += weight * max((worth for name,worth in names.items() if alike(word, name)), default=0)
     return found / total if total else 0.
 
-# %% ../nbs/59_ranking.ipynb #4fbaebe8
+# %% ../nbs/59_ranking.ipynb #a8c0ed0d
 BEFORE = ('export|default|pub(?:\\([a-z]+\\))?|public|private|protected|internal|static|async|abstract|final|sealed|open|'
           'override|virtual|inline|unsafe|extern|partial|data|suspend|local')
 KEYWORD = ('def|class|func|fn|fun|function|interface|struct|enum|trait|impl|type|namespace|object|record|protocol|'
@@ -114,7 +114,7 @@ def names_in_text(text:str # A piece of code
     "What a piece defines, as far as a pattern can tell."
     return tuple(dict.fromkeys(name or other for name,other in DEFINING.findall(text)))
 
-# %% ../nbs/59_ranking.ipynb #2cbb55c9
+# %% ../nbs/59_ranking.ipynb #7818ee70
 HEADING = re.compile(r'^#{1,6}[ \t]+(.+?)[ \t#]*$', re.M)
 
 def defined_names(text:str, # A piece
@@ -128,7 +128,7 @@ def defined_names(text:str, # A piece
     if not symbol: return names_in_text(text)
     return tuple(re.findall(r'([\w$]+)(?=\s*(?:>|,|$))', str(symbol)))
 
-# %% ../nbs/59_ranking.ipynb #9a95b0ba
+# %% ../nbs/59_ranking.ipynb #81283b0a
 IN_WORDS = .5 # what a name counts that has all words of a question, of one that was named
 
 def name_match(name:str, # A name that a piece defines
@@ -148,9 +148,10 @@ def definition_match(defined:tuple, # From `defined_names`
     "How far a piece is the place where the thing asked for is made."
     asked = {name_words(name) for name in names}
     if any(name_words(name) in asked for name in defined): return 1.
+    if any(len(name) > 1 for name in asked): return 0.
     return IN_WORDS * max((name_match(name, words) for name in defined), default=0.)
 
-# %% ../nbs/59_ranking.ipynb #d8d9265a
+# %% ../nbs/59_ranking.ipynb #b1bfa9e1
 FOLDERS = dict(test='tests?|testing|specs?|__tests__|e2e|testdata|fixtures?|mocks?|__mocks__',
                example='examples?|samples?|demos?|benchmarks?|playground|legacy|deprecated|vendor|third_party',
                generated='generated|dist|node_modules')
@@ -166,7 +167,7 @@ def seldom_meant(source:str # A document's path
     "The kinds of file that a path tells, of those that count less."
     return tuple(kind for kind,pattern in SELDOM.items() if pattern.search(source))
 
-# %% ../nbs/59_ranking.ipynb #0df13500
+# %% ../nbs/59_ranking.ipynb #05d2a53b
 ASKED_FOR = dict(test=r'\b(?:tests?|tested|testing|unittest|pytest|specs?|fixtures?|mock\w*)\b|test_',
                  example=r'\b(?:examples?|samples?|demos?|benchmarks?|legacy|deprecated|vendor\w*)\b',
                  generated=r'\b(?:generated|protobuf|grpc|stubs?)\b',
@@ -177,7 +178,7 @@ def asked_kinds(query:str # What is asked
     "The kinds of file that a question asks for."
     return {kind for kind,pattern in ASKED_FOR.items() if re.search(pattern, query, re.I)}
 
-# %% ../nbs/59_ranking.ipynb #64248aa5
+# %% ../nbs/59_ranking.ipynb #390c4bec
 WANTS_CODE = re.compile(r'\b(?:function|method|class|implement\w*|defined|definition|def|struct|interface|source code|'
                         r'where (?:is|are|does|do))\b', re.I)
 WANTS_DOCS = re.compile(r'^(?:how (?:do|can|should) (?:i|we|you)|how to|what is|what are|why|can i|should i)\b|'
@@ -190,7 +191,7 @@ def wanted_content(query:str # What is asked
     if asked_names(query) or WANTS_CODE.search(query): return 'code'
     return ''
 
-# %% ../nbs/59_ranking.ipynb #2a4a4ac0
+# %% ../nbs/59_ranking.ipynb #a050fff7
 def source_of(hit:AttrDict # Of id, score, text, metadata
              )->str: # Path of its document, '' where it has none
     "The document a hit comes from."
@@ -204,24 +205,25 @@ def file_shares(hits:list # Of `AttrDict`
     most = max(total.values(), default=0) or 1
     return {source: share / most for source,share in total.items()}
 
-# %% ../nbs/59_ranking.ipynb #76aa935b
+# %% ../nbs/59_ranking.ipynb #a4cac125
 def by_turns(hits:list, # Of `AttrDict`, best first
              again:float # What the next piece of the same file counts, of the one before
             )->list: # (hit, score), best first
-    "The pieces of one file make room for other files."
+    "The pieces of one file of code make room for other files."
     seen: Counter = Counter()
     found = []
     for hit in hits:
         source = source_of(hit)
         found.append((hit, hit.score * again**seen[source]))
-        seen[source] += bool(source)
+        if source and hit.metadata.get('content_type') == 'code': seen[source] += 1
     return sorted(found, key=lambda pair: -pair[1])
 
-# %% ../nbs/59_ranking.ipynb #dce02399
+# %% ../nbs/59_ranking.ipynb #8acd4cd9
 RULES = 'paths', 'defines', 'files', 'again', 'kinds', 'content'
-WEIGHTS = dict(paths=.4,      # the question's words, all in the file's name
+WEIGHTS = dict(paths=.5,      # the question's words, all in the file's name
+               prose_paths=.2, # the same, where the file holds prose
                defines=1.,    # the name that is asked for, defined here
-               files=.2,      # the file with the best pieces
+               files=.1,      # the file with the best pieces
                again=.85,     # the next piece of the same file
                test=.6, example=.7, generated=.6, thin=.8, # files that are seldom meant
                content=.8)    # docs where code is asked for, and the other way round
@@ -234,7 +236,17 @@ def read_rules(rules:str # 'all', 'none', or some of `RULES` with commas between
     for rule in named: one_of('--ranking', rule, ('all', 'none', *RULES))
     return named
 
-# %% ../nbs/59_ranking.ipynb #a09c115f
+# %% ../nbs/59_ranking.ipynb #ac362757
+def definition_of(hit:AttrDict, # Of id, score, text, metadata
+                  names:list, # From `asked_names`
+                  words:list # From `question_words`
+                 )->float: # Between 0 and 1
+    "How far a hit is the place where the thing asked for is made; a heading makes nothing that has a name in code."
+    written = any(len(name_words(name)) > 1 for name in names)
+    if written and hit.metadata.get('content_type') == 'docs': return 0.
+    return definition_match(defined_names(hit.text, hit.metadata), names, words)
+
+# %% ../nbs/59_ranking.ipynb #27fc97d2
 def added(hits:list, # Of `AttrDict`
           query:str, # What is asked
           rules, # Of `RULES`
@@ -247,15 +259,14 @@ def added(hits:list, # Of `AttrDict`
     found = []
     for hit in hits:
         more = 0.
-        if 'paths' in rules: more += weights['paths'] * path_match(rarity, source_of(hit))
+        paths = 'prose_paths' if hit.metadata.get('content_type') == 'docs' else 'paths'
+        if 'paths' in rules: more += weights[paths] * path_match(rarity, source_of(hit))
         if 'files' in rules: more += weights['files'] * shares[source_of(hit)]
-        if 'defines' in rules:
-            defined = defined_names(hit.text, hit.metadata)
-            more += weights['defines'] * definition_match(defined, names, words)
+        if 'defines' in rules: more += weights['defines'] * definition_of(hit, names, words)
         found.append(more)
     return found
 
-# %% ../nbs/59_ranking.ipynb #52d61a90
+# %% ../nbs/59_ranking.ipynb #ac2f0475
 def kept_part(hit:AttrDict, # Of id, score, text, metadata
               asked:set, # From `asked_kinds`
               wanted:str, # From `wanted_content`
@@ -271,7 +282,7 @@ def kept_part(hit:AttrDict, # Of id, score, text, metadata
     if 'content' in rules and other and hit.metadata.get('content_type') == other: part *= weights['content']
     return part
 
-# %% ../nbs/59_ranking.ipynb #3281e261
+# %% ../nbs/59_ranking.ipynb #8330714f
 def rank_hits(hits:list, # Of `AttrDict` with id, score, text and metadata, best first
               query:str, # What is asked
               rules=RULES, # Rules to follow
