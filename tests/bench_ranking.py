@@ -20,7 +20,7 @@ from coderank_qdrant.judged import asked_lines, make_queries, read_queries
 from coderank_qdrant.pipeline import embed_corpus
 from coderank_qdrant.questions import query_lists
 from coderank_qdrant.ranking import RULES, WEIGHTS, name_words, rank_hits
-from coderank_qdrant.search import POOL, find_hits
+from coderank_qdrant.search import DEPTH, POOL, find_hits
 from coderank_qdrant.stores import opened
 
 SETTLED = 'fastcore,sentence-transformers'
@@ -133,7 +133,7 @@ def pools(store, questions):
     "What each way of searching finds for each question, before any rule."
     for q in questions:
         lists, _ = query_lists(q['query'], store.about, device='cpu')
-        found = found_lists(store, lists, POOL)
+        found = found_lists(store, lists, DEPTH)
         ways = dict(dense=[(n, r) for n,r in found.items() if n != 'bm25'], words=[(n, r) for n,r in found.items() if n == 'bm25'])
         texts = {way: list(part[0][1].items()) if part else [] for way,part in ways.items()}
         texts |= {way: fused(found, way)[:POOL] for way in FUSIONS}
@@ -187,9 +187,13 @@ def sureness(store, name, asked):
         print(f'{name}, questions of which {label}: score of the first hit, 10% {low:.2f}, median {middle:.2f}, 90% {high:.2f}', flush=True)
 
 def speed(points):
-    "Milliseconds of a hybrid question, with and without rules, in one collection, turn by turn."
+    "Milliseconds of a hybrid question, with and without rules, in one collection, turn by turn; the packaged model reads it each time."
     from bench_search import EdgeStore, Peak, about_of, fill, made_vectors
+    from coderank_qdrant.models import find_model
+    from coderank_qdrant.questions import folder_state, loaded_model, query_vector
     from coderank_qdrant.words import bm25_model, query_words
+    card, weights, _ = find_model('all-MiniLM-L6-v2')
+    model = loaded_model(card, weights, 'cpu', folder_state(weights))
     with tempfile.TemporaryDirectory() as folder, EdgeStore(Path(folder)/'index') as store:
         store.create(about_of(False))
         draw = made_vectors(points)
@@ -204,9 +208,12 @@ def speed(points):
                     'no rules': lambda ls=lists: find_hits(query, store, ls, 5, ranking='none'), 'all rules': lambda ls=lists: find_hits(query, store, ls, 5)}
             for way,call in ways.items():
                 start = time.perf_counter()
+                query_vector(*model, query)
+                read = time.perf_counter()
                 call()
-                took[way].append(1000 * (time.perf_counter() - start))
-        print(f'{points:,} points, p50: ' + ', '.join(f'{way} {np.median(times[20:]):.1f} ms' for way,times in took.items()), flush=True)
+                took[way].append((1000 * (time.perf_counter() - start), 1000 * (time.perf_counter() - read)))
+        p50 = {way: np.median(times[20:], 0) for way,times in took.items()}
+        print(f'{points:,} points, p50: ' + ', '.join(f'{way} {whole:.1f} ms ({alone:.1f} without the model)' for way,(whole,alone) in p50.items()), flush=True)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
