@@ -220,12 +220,14 @@ def main():
     p.add_argument('--folder', type=Path, default=CACHE)
     p.add_argument('--run', type=Path)
     p.add_argument('--judged', type=Path)
+    p.add_argument('--only', choices=('settled', 'checked', 'documents'), help='one of the lots of questions')
     p.add_argument('--speed', action='store_true')
     p.add_argument('--points', type=int, default=10_000)
     args = p.parse_args()
     if args.speed: return speed(args.points)
     sets = {}
     for name,packages in ('settled', SETTLED), ('checked', CHECKED):
+        if args.only not in (None, name): continue
         asked = made_run(packages, args.folder/name)
         sets[packages] = args.folder/name/'index', code_questions(args.folder/name/'out', asked)
     if args.run:
