@@ -53,7 +53,7 @@ def check_filter(store, # A store that is open
     known = [known_values(store, key) for key in wrong] or ['Each is there, but not together']
     raise InputError(f'No chunk has {", ".join(said)}. {"; ".join(known)}.')
 
-# %% ../nbs/61_search.ipynb #de9a2d14
+# %% ../nbs/61_search.ipynb #2e8b5769
 DEPTH = 100 # texts of each list that are fused
 POOL = 64 # hits that ranking sees
 
