@@ -10,7 +10,7 @@ __all__ = ['PART', 'QUIET', 'WRITTEN', 'FOLDER', 'BEFORE', 'KEYWORD', 'DEFINING'
            'file_shares', 'in_order', 'by_turns', 'read_rules', 'definition_of', 'added', 'kept_part', 'rank_hits',
            'words_share', 'certainty', 'graded']
 
-# %% ../nbs/59_ranking.ipynb #9e097030
+# %% ../nbs/59_ranking.ipynb #5cde9f9c
 import re
 from collections import Counter
 from functools import lru_cache
@@ -20,7 +20,7 @@ from .command import one_of
 from .words import query_words, text_words
 from .fusion import best_first
 
-# %% ../nbs/59_ranking.ipynb #12a53410
+# %% ../nbs/59_ranking.ipynb #b3bf09aa
 PART = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+')
 
 @lru_cache(20_000)
@@ -29,7 +29,7 @@ def name_words(name:str # A name, a path or a sentence
     "The words that a name is made of."
     return tuple(word.lower() for word in PART.findall(name))
 
-# %% ../nbs/59_ranking.ipynb #82ea0340
+# %% ../nbs/59_ranking.ipynb #9cadfadc
 @lru_cache(100_000)
 def alike(a:str, b:str # Words in lower case
          )->bool:
@@ -40,7 +40,7 @@ def alike(a:str, b:str # Words in lower case
     if same == len(short): return len(long) - same <= 7
     return same >= max(5, len(short) - 2) and len(long) - same <= 4
 
-# %% ../nbs/59_ranking.ipynb #8b98e449
+# %% ../nbs/59_ranking.ipynb #6b63f6ec
 QUIET = set('''a about all also am an and any are as at be been being between but by can could did do does doing each
 for from had has have having he her here him his how i if in into is it its itself me more most my no nor not of on once
 one only or other our out over own same she should so some such than that the their them then there these they this
@@ -55,7 +55,7 @@ def question_words(query:str # What is asked
     words = dict.fromkeys(name_words(query))
     return [word for word in words if word not in QUIET and len(word) > 1]
 
-# %% ../nbs/59_ranking.ipynb #5cb1aad3
+# %% ../nbs/59_ranking.ipynb #eb890197
 WRITTEN = re.compile(r'`(?:[^`]*\W)?(\w+)(?:\(.*?\))?`|\b(?:\w+(?:\.|::|->|#))+(\w+)|\b(\w+)\(|'
                      r'\b(_*[A-Za-z0-9]+_\w+|_\w+|[A-Za-z]*[a-z0-9][A-Z]\w*|[A-Z]{2,}[a-z]\w*)')
 
@@ -67,7 +67,7 @@ def asked_names(query:str # What is asked
     if len(said) == 1: found += said
     return list(dict.fromkeys(found))
 
-# %% ../nbs/59_ranking.ipynb #c6c5e67e
+# %% ../nbs/59_ranking.ipynb #38e82c9c
 FOLDER = .5 # what a word in a folder's name counts, of one in the file's
 
 @lru_cache(20_000)
@@ -78,7 +78,7 @@ def path_words(source:str # A document's path
     found = {word: FOLDER for folder in folders for word in name_words(folder)}
     return found | dict.fromkeys(name_words(file.split('.')[0]), 1.)
 
-# %% ../nbs/59_ranking.ipynb #a2e53c18
+# %% ../nbs/59_ranking.ipynb #36438c95
 def rarities(words:list, # From `question_words`
              sources:set # Paths of the documents in a list
             )->dict: # word: between 0.1, in all paths, and 1, in none
@@ -91,7 +91,7 @@ def rarities(words:list, # From `question_words`
         found[word] = 1 - .9 * having / len(paths)
     return found
 
-# %% ../nbs/59_ranking.ipynb #7d74f7d9
+# %% ../nbs/59_ranking.ipynb #bf6965e3
 def path_match(rarity:dict, # From `rarities`
                source:str # A document's path
               )->float: # Between 0, and 1 where the file's name has every word
@@ -103,7 +103,7 @@ def path_match(rarity:dict, # From `rarities`
         found += weight * max((worth for name,worth in names.items() if alike(word, name)), default=0)
     return found / total if total else 0.
 
-# %% ../nbs/59_ranking.ipynb #2994593d
+# %% ../nbs/59_ranking.ipynb #3bcbc615
 BEFORE = ('export|default|pub(?:\\([a-z]+\\))?|public|private|protected|internal|static|async|abstract|final|sealed|'
           'open|override|virtual|inline|unsafe|extern|partial|data|suspend|local')
 KEYWORD = ('def|class|func|fn|fun|function|interface|struct|enum|trait|impl|type|namespace|object|record|protocol|'
@@ -118,7 +118,7 @@ def names_in_text(text:str # A piece of code
     "What a piece defines, as far as a pattern can tell."
     return tuple(dict.fromkeys(name or other for name,other in DEFINING.findall(text)))
 
-# %% ../nbs/59_ranking.ipynb #1a5f6451
+# %% ../nbs/59_ranking.ipynb #191eb662
 HEADING = re.compile(r'^#{1,6}[ \t]+(.+?)[ \t#]*$', re.M)
 
 def defined_names(text:str, # A piece
@@ -132,7 +132,7 @@ def defined_names(text:str, # A piece
     if not symbol: return names_in_text(text)
     return tuple(re.findall(r'([\w$]+)(?=\s*(?:>|,|$))', str(symbol)))
 
-# %% ../nbs/59_ranking.ipynb #72aa592d
+# %% ../nbs/59_ranking.ipynb #0bdb462a
 IN_WORDS = .5 # what a name counts that has all words of a question, of one that was named
 
 def name_match(name:str, # A name that a piece defines
@@ -155,7 +155,7 @@ def definition_match(defined:tuple, # From `defined_names`
     if any(len(name) > 1 for name in asked): return 0.
     return IN_WORDS * max((name_match(name, words) for name in defined), default=0.)
 
-# %% ../nbs/59_ranking.ipynb #b62af894
+# %% ../nbs/59_ranking.ipynb #312c259b
 FOLDERS = dict(test='tests?|testing|specs?|__tests__|e2e|testdata|fixtures?|mocks?|__mocks__',
                example='examples?|samples?|demos?|benchmarks?|playground|legacy|deprecated|vendor|third_party',
                generated='generated|dist|node_modules')
@@ -172,7 +172,7 @@ def seldom_meant(source:str # A document's path
     "The kinds of file that a path tells, of those that count less."
     return tuple(kind for kind,pattern in SELDOM.items() if pattern.search(source))
 
-# %% ../nbs/59_ranking.ipynb #376dbba6
+# %% ../nbs/59_ranking.ipynb #fad05d13
 ASKED_FOR = dict(test=r'\b(?:tests?|tested|testing|unittest|pytest|specs?|fixtures?|mock\w*)\b|test_',
                  example=r'\b(?:examples?|samples?|demos?|benchmarks?|legacy|deprecated|vendor\w*)\b',
                  generated=r'\b(?:generated|protobuf|grpc|stubs?)\b',
@@ -183,7 +183,7 @@ def asked_kinds(query:str # What is asked
     "The kinds of file that a question asks for."
     return {kind for kind,pattern in ASKED_FOR.items() if re.search(pattern, query, re.I)}
 
-# %% ../nbs/59_ranking.ipynb #2a830e14
+# %% ../nbs/59_ranking.ipynb #e90cdbc0
 WANTS_CODE = re.compile(r'\b(?:function|method|class|implement\w*|defined|definition|def|struct|interface|source code|'
                         r'where (?:is|are|does|do))\b', re.I)
 WANTS_DOCS = re.compile(r'^(?:how (?:do|can|should) (?:i|we|you)|how to|what is|what are|why|can i|should i)\b|'
@@ -196,7 +196,7 @@ def wanted_content(query:str # What is asked
     if asked_names(query) or WANTS_CODE.search(query): return 'code'
     return ''
 
-# %% ../nbs/59_ranking.ipynb #23eb1e85
+# %% ../nbs/59_ranking.ipynb #4383094b
 def source_of(hit:AttrDict # Of id, score, text, metadata
              )->str: # Path of its document, '' where it has none
     "The document a hit comes from."
@@ -210,7 +210,7 @@ def file_shares(hits:list # Of `AttrDict`
     most = max(total.values(), default=0) or 1
     return {source: share / most for source,share in total.items()}
 
-# %% ../nbs/59_ranking.ipynb #8e8b1bb1
+# %% ../nbs/59_ranking.ipynb #20218998
 def in_order(scored:list # (hit, score)
             )->list: # The same, best first
     "Hits by their new scores; of one score, by their ids."
@@ -218,7 +218,7 @@ def in_order(scored:list # (hit, score)
     order = best_first({id: score for id,(_,score) in pairs.items()})
     return [pairs[id] for id in order]
 
-# %% ../nbs/59_ranking.ipynb #10306be5
+# %% ../nbs/59_ranking.ipynb #700bd46b
 def by_turns(hits:list, # Of `AttrDict`, best first
              again:float # What the next piece of the same file counts, of the one before
             )->list: # (hit, score), best first
@@ -231,13 +231,13 @@ def by_turns(hits:list, # Of `AttrDict`, best first
         if source and hit.metadata.get('content_type') == 'code': seen[source] += 1
     return in_order(found)
 
-# %% ../nbs/59_ranking.ipynb #840d9e1e
+# %% ../nbs/59_ranking.ipynb #1d8b215e
 RULES = 'paths', 'defines', 'files', 'again', 'kinds', 'content'
 WEIGHTS = dict(paths=.5,      # the question's words, all in the file's name
                prose_paths=.1, # the same, where the file holds prose
                defines=1.,    # the name that is asked for, defined here
                files=.1,      # the file with the best pieces
-               again=.92,     # the next piece of the same file
+               again=.96,     # the next piece of the same file
                test=.6, example=.7, generated=.6, thin=.8, # files that are seldom meant
                content=.8)    # docs where code is asked for, and the other way round
 
@@ -249,7 +249,7 @@ def read_rules(rules:str # 'all', 'none', or some of `RULES` with commas between
     for rule in named: one_of('--ranking', rule, ('all', 'none', *RULES))
     return named
 
-# %% ../nbs/59_ranking.ipynb #b41dd078
+# %% ../nbs/59_ranking.ipynb #75680dcb
 def definition_of(hit:AttrDict, # Of id, score, text, metadata
                   names:list, # From `asked_names`
                   words:list # From `question_words`
@@ -259,7 +259,7 @@ def definition_of(hit:AttrDict, # Of id, score, text, metadata
     if written and hit.metadata.get('content_type') == 'docs': return 0.
     return definition_match(defined_names(hit.text, hit.metadata), names, words)
 
-# %% ../nbs/59_ranking.ipynb #d7b68918
+# %% ../nbs/59_ranking.ipynb #2faf3a1b
 def added(hits:list, # Of `AttrDict`
           query:str, # What is asked
           rules, # Of `RULES`
@@ -279,7 +279,7 @@ def added(hits:list, # Of `AttrDict`
         found.append(more)
     return found
 
-# %% ../nbs/59_ranking.ipynb #f65e6e6a
+# %% ../nbs/59_ranking.ipynb #9f69c541
 def kept_part(hit:AttrDict, # Of id, score, text, metadata
               asked:set, # From `asked_kinds`
               wanted:str, # From `wanted_content`
@@ -295,7 +295,7 @@ def kept_part(hit:AttrDict, # Of id, score, text, metadata
     if 'content' in rules and other and hit.metadata.get('content_type') == other: part *= weights['content']
     return part
 
-# %% ../nbs/59_ranking.ipynb #67c4512e
+# %% ../nbs/59_ranking.ipynb #01757b3e
 def rank_hits(hits:list, # Of `AttrDict` with id, score, text and metadata, best first
               query:str, # What is asked
               rules=RULES, # Rules to follow
@@ -315,7 +315,7 @@ def rank_hits(hits:list, # Of `AttrDict` with id, score, text and metadata, best
     again = weights['again'] if 'again' in rules else 1
     return [AttrDict(hit, score=score) for hit,score in by_turns(ranked, again)]
 
-# %% ../nbs/59_ranking.ipynb #f918db75
+# %% ../nbs/59_ranking.ipynb #d2ceb247
 def words_share(text:str, # A hit's text
                 query:str, # What is asked
                 model # From `bm25_model`
@@ -331,7 +331,7 @@ def certainty(near:float, # Of the nearest text, from `calibrated`
     "How sure it is that a collection answers a question."
     return (min(max(near, 0.), 1.) + share) / 2
 
-# %% ../nbs/59_ranking.ipynb #0cb7f6df
+# %% ../nbs/59_ranking.ipynb #aa5346b1
 def graded(hits:list, # Of `AttrDict`, best first
            sure:float # From `certainty`
           )->list: # The same hits; the best has the certainty as its score

@@ -169,7 +169,7 @@ def table(name, asked):
         rows[f'all, {key} {"halved" if factor < 1 else "doubled"}'] = scores_of(asked, 'scores', RULES, {**WEIGHTS, key: changed})
     parts = [(kind, part, i) for kind in dict.fromkeys(kinds.tolist()) for i,part in enumerate(('piece', 'file'))]
     parts = [p for p in parts if not np.isnan(base[kinds == p[0], p[2]]).all()]
-    print(f'\n{name}, nDCG@{K}\n\n| | ' + ' | '.join(f'{kind}, by {part} ({(kinds == kind).sum()})' for kind,part,_ in parts) + ' |\n|---' * (len(parts) + 1) + '|')
+    print(f'\n{name}, nDCG@{K}\n\n| | ' + ' | '.join(f'{kind}, by {part} ({(kinds == kind).sum()})' for kind,part,_ in parts) + ' |\n' + '|---' * (len(parts) + 1) + '|')
     for label,mine in rows.items():
         held = rows['all rules'] if label.startswith('all, ') else None if label in ('dense', 'words', 'scores') else base
         cells = [cell(mine[kinds == kind, i], None if held is None else held[kinds == kind, i]) for kind,_,i in parts]
