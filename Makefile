@@ -1,14 +1,14 @@
 # make demo   the Kaggle notebook on the embedded defaults, from nothing but Python
 # make test   all tests
 # make docs   the documentation site, in _docs/
-# make slow, make oldest, make bench, make gpu: long tests, the oldest releases, measurements
+# make slow, make oldest, make bench, make quality, make gpu: long tests, the oldest releases, measurements
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export IPYTHONDIR := $(CURDIR)/$(VENV)/ipython
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test docs slow bench gpu oldest notebooks clean
+.PHONY: demo test docs slow bench quality gpu oldest notebooks clean
 
 $(VENV)/installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
@@ -33,6 +33,11 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/bench_pipeline.py
 	$(BIN)/python tests/bench_search.py
 	$(BIN)/python tests/bench_search.py --points 10000
+
+# how good the answers are, each rule of ranking alone and all together; a run over judged documents with RUN=OUT
+quality: $(VENV)/installed
+	$(BIN)/python tests/bench_ranking.py $(if $(RUN),--run $(RUN) --judged tests/judged.jsonl)
+	$(BIN)/python tests/bench_ranking.py --speed
 
 # needs a GPU: memory predicted and measured, speed, for models of the mission's shapes
 gpu: $(VENV)/installed

@@ -21,7 +21,8 @@ from .pipeline import embed_corpus
 from .stores import opened
 from .index import index_run
 from .questions import MODES, check_query, query_lists
-from .fusion import ranked_texts
+from .ranking import read_rules
+from .search import find_hits
 from .judged import check_known, make_queries, read_queries
 
 # %% ../nbs/63_evaluate.ipynb #9f9b7c23
@@ -58,18 +59,20 @@ def split_lists(lists:list, # From `query_lists`
 def answers(store, # A store that is open
             lists:list, # From `query_lists`
             mode:str, # One of `MODES`
-            fusion:str='scores' # How lists become one: 'scores' or 'ranks'
+            query:str, # What is asked
+            **how # `fusion` and `ranking`, as for `search`
            )->list: # Text hashes, best first
     "What a mode finds for a question."
     mine = split_lists(lists, mode)
     if not mine: return []
-    return [text for text,_ in ranked_texts(store, mine, K, fusion=fusion)]
+    return [hit.metadata['text_hash'] for hit in find_hits(query, store, mine, K, **how)]
 
 # %% ../nbs/63_evaluate.ipynb #19ab31af
 def ask_all(questions:list, # Questions
             store, # A store that is open
             modes=MODES, # Modes to compare
             fusion:str='scores', # How lists become one: 'scores' or 'ranks'
+            ranking:str='all', # Rules of chapter ranking
             **model_options # For `query_model`
            )->tuple[dict, Counter]: # {mode: scores, float, shape (questions, 3)}; what was left out, and how often
     "Score every question in every mode."
@@ -80,7 +83,7 @@ def ask_all(questions:list, # Questions
         lists, said = query_lists(question['query'], store.about, needed, **model_options)
         notes.update(said)
         for mode in modes:
-            found = answers(store, lists, mode, fusion)
+            found = answers(store, lists, mode, question['query'], fusion=fusion, ranking=ranking)
             scores[mode].append(score_answers(found, question['judgments']))
     return {mode: np.array(rows) for mode,rows in scores.items()}, notes
 
@@ -160,18 +163,21 @@ def evaluate(location, # A folder, http://HOST:PORT of a server, or a store that
              api_key:str=None, # The server's key; QDRANT_API_KEY by default
              strict:bool=True, # Refuse judged texts that are not there? Else they count as not found
              fusion:str='scores', # How lists become one: scores or ranks
+             ranking:str='all', # What else decides: all, none, or some of the rules, with commas between
              models_dir:str=None, # Folder with a folder of weights for each model
              model:str=None, # Folder or hub id of the collection's model, where it is not a registered one
              device:str='auto' # Where models run: auto, cpu or cuda:N
             )->Evaluation: # Raises `InputError`
     "Say how good the answers of a collection are."
     for mode in modes: check_query('a', mode=mode)
+    read_rules(ranking)
     if isinstance(questions, (str, Path)): questions = read_queries(questions)
     asked = [question for question in questions if any(question['judgments'].values())]
     if not asked: raise InputError('No question has a text of grade 1 or 2; there is nothing to find.')
     with opened(location, api_key, collection) as store:
         lost = check_known(asked, store, strict)
-        scores, notes = ask_all(asked, store, modes, fusion, models_dir=models_dir, model=model, device=device)
+        options = dict(models_dir=models_dir, model=model, device=device)
+        scores, notes = ask_all(asked, store, modes, fusion, ranking, **options)
     if lost: notes['A judged text is not in the collection and counts as not found'] = lost
     if len(asked) < len(questions):
         notes['No text of grade 1 or 2, left out'] = len(questions) - len(asked)
