@@ -1,11 +1,11 @@
 "Pieces of documents: along their structure, within the size, with nothing lost and brackets in balance, in every language."
-import json, random, re, time
+import json, re, time
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from coderank_qdrant.chunking import chunk_tokenizer
 from coderank_qdrant.grammars import GRAMMARS, grammar
 from coderank_qdrant.languages import is_docs, language
-from coderank_qdrant.pieces import Brackets, cut_document, cut_text
+from coderank_qdrant.pieces import cut_document
 from coderank_qdrant.parts import bracket_pairs
 from coderank_qdrant.grammars import parse
 
