@@ -57,7 +57,7 @@ def without_docstrings(source):
 def make_sources(packages, folder):
     "Packages' documents below a folder, docstrings taken out; (path, name, sentence) of each docstring."
     asked = []
-    for rel,file in find_documents(f'installed:{packages}'):
+    for rel,file in find_documents(f'installed:{packages}').documents:
         text = file.read_text(encoding='utf-8', errors='replace')
         if rel.suffix == '.py':
             try: text, found = without_docstrings(text)
