@@ -355,8 +355,9 @@ def said(report:dict, # Of `index_run`
     if report['pruned']: text += f', {report["pruned"]} points removed whose chunks left the corpus'
     if report['stale']:
         text += f', {report["stale"]} points of chunks that left the corpus (--prune removes them)'
-    if report['vectors_left_out']:
-        n, keys = sum(report['vectors_left_out'].values()), ', '.join(report['vectors_left_out'])
+    vectors = report.get('vectors_left_out') or {}
+    if vectors:
+        n, keys = sum(vectors.values()), ', '.join(vectors)
         text += f', {n} vectors that came with the chunks left out of the payloads ({keys})'
     if not cached:
         text += '. There was no vectors.sqlite: a text of several windows is found by their mean'

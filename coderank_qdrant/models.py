@@ -18,7 +18,7 @@ import orjson
 import numpy as np
 import torch
 from .command import InputError
-from .weights import in_models_dir, in_package, on_kaggle_input, why_no_model
+from .weights import choose_in_models_dir, choose_on_kaggle, in_package, why_no_model
 from .hub import hub_reason, patiently
 from .download import LATER, fetch_small, fetch_weights, in_hub_cache, on_hub
 
@@ -28,13 +28,13 @@ class NoWeights(InputError):
 
 # %% ../nbs/15_models.ipynb #c297eb87
 def weight_places(name:str, hub_id:str, package:str|None, models_dir, inputs, fetch:Callable # As for `find_weights`
-                 )->dict: # place: function without arguments that gives a folder or raises `InputError`
+                 )->dict: # place: function that gives a folder and what is to be said of it, or raises `InputError`
     "Where weights can be, nearest first."
-    return {'models_dir': lambda: in_models_dir(name, hub_id, models_dir),
-            'kaggle': lambda: on_kaggle_input(name, inputs),
-            'hub cache': lambda: in_hub_cache(hub_id),
-            'package': lambda: in_package(package),
-            'hub': lambda: on_hub(hub_id, fetch)}
+    return {'models_dir': lambda: choose_in_models_dir(name, hub_id, models_dir),
+            'kaggle': lambda: choose_on_kaggle(name, inputs, hub_id),
+            'hub cache': lambda: (in_hub_cache(hub_id), ''),
+            'package': lambda: (in_package(package), ''),
+            'hub': lambda: (on_hub(hub_id, fetch), '')}
 
 # %% ../nbs/15_models.ipynb #53d90c67
 def find_weights(name:str, # Short name of the model
@@ -44,13 +44,14 @@ def find_weights(name:str, # Short name of the model
                  inputs='/kaggle/input', # Kaggle's mounts
                  told:Callable=None, # Told about a download, see `telling`
                  later:bool=False # Is it enough to know the model, and to fetch its weights when they are needed?
-                )->tuple: # (folder, which place it was); raises `NoWeights` naming every place tried
+                )->tuple: # (folder, which place it was, and what is to be said of it); raises `NoWeights`
     "Look for a model's weights, nearest place first."
     fetch = fetch_small if later else partial(fetch_weights, told=told, name=name)
     tried = []
     for place,look in weight_places(name, hub_id, package, models_dir, inputs, fetch).items():
-        try: return look(), place
+        try: folder, said = look()
         except InputError as e: tried.append(f'{place}: {e}')
+        else: return folder, f'{place} ({said})' if said else place
     raise NoWeights(f'No weights for {name}. Looked in {"; ".join(tried)}. Attach the model on Kaggle, turn the '
                     'internet on, name a folder with --models_dir, or use --profile offline.')
 
