@@ -1,6 +1,6 @@
 """Measure headers: the same questions with and without what a piece says of itself in front of its text.
 
-    python tests/bench_headers.py [--folder DIR] [--corpus ROOT --judged tests/judged.jsonl] [--only LOT]
+    python tests/bench_headers.py [--folder DIR] [--corpus ROOT --judged tests/judged.jsonl] [--only LOT] [--headers CHOICE ...]
 
 The code is of installed packages with its docstrings taken out, as in bench_ranking.py; ROOT is a folder of chunk files with judged
 questions; the demo corpus is asked what it holds. Texts are told apart as they are stored, so that copies which differ only in their
@@ -18,7 +18,7 @@ from coderank_qdrant.questions import MODES, query_lists
 from coderank_qdrant.search import find_hits
 from coderank_qdrant.stores import opened
 
-CHOICES = 'none', 'path', 'symbols', 'headings', 'path,symbols', 'path,symbols,headings'
+CHOICES = 'none', 'path', 'symbols', 'headings', 'path,symbols', 'path,headings'
 
 def indexed(root, folder, choice):
     "A run with a header, and its collection."
@@ -51,13 +51,13 @@ def scores_of(index, questions, ranking, stored):
                 rows[mode].append((by_piece, by_file))
     return {mode: np.array(found) for mode,found in rows.items()}
 
-def table(name, root, folder, questions, first):
+def table(name, root, folder, questions, first, choices):
     "Every choice, mode and kind of question, with and without the rules of ranking."
     stored = stored_texts(first)
     kinds = np.array([q['kind'] for q in questions])
     for ranking in 'all', 'none':
         held = None
-        for choice in CHOICES:
+        for choice in choices:
             scores = scores_of(indexed(root, folder, choice)/'index', questions, ranking, stored)
             held = held or scores
             for mode in MODES:
@@ -73,6 +73,7 @@ def main():
     p.add_argument('--corpus', type=Path)
     p.add_argument('--judged', type=Path)
     p.add_argument('--only', choices=('settled', 'checked', 'demo', 'documents'), help='one of the lots of questions')
+    p.add_argument('--headers', nargs='+', default=CHOICES, help='the first is what the others are held against')
     args = p.parse_args()
     print(f'| lot | ranking | mode | questions | header | nDCG@{K} |\n|---|---|---|---|---|---|')
     for name,packages in ('settled', SETTLED), ('checked', CHECKED):
@@ -80,12 +81,12 @@ def main():
         asked = made_run(packages, args.folder/name)
         first = indexed(args.folder/name/'tree', args.folder/name, 'none')
         questions = [q for q in code_questions(first, asked) if any(q['judgments'].values())]
-        table(packages, args.folder/name/'tree', args.folder/name, questions, first)
+        table(packages, args.folder/name/'tree', args.folder/name, questions, first, args.headers)
     lots = {'demo': demo_corpus(args.folder), 'documents': args.corpus}
     for name,root in lots.items():
         if not root or args.only not in (None, name): continue
         first = indexed(root, args.folder/name, 'none')
         judged = [{**q, 'kind': 'judged'} for q in read_queries(args.judged)] if args.judged and name == 'documents' else []
-        table(name, root, args.folder/name, [q for q in judged if any(q['judgments'].values())] + make_queries(first, MOST), first)
+        table(name, root, args.folder/name, [q for q in judged if any(q['judgments'].values())] + make_queries(first, MOST), first, args.headers)
 
 if __name__ == '__main__': main()
