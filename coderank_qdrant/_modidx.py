@@ -412,6 +412,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.Seat.device': ( 'distributed.html#seat.device',
                                                                                           'coderank_qdrant/distributed.py'),
+                                             'coderank_qdrant.distributed.answers_http2': ( 'distributed.html#answers_http2',
+                                                                                            'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.ask_node': ( 'distributed.html#ask_node',
                                                                                        'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.cause': ( 'distributed.html#cause',
