@@ -744,6 +744,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'coderank_qdrant.fusion.best_first': ('fusion.html#best_first', 'coderank_qdrant/fusion.py'),
                                         'coderank_qdrant.fusion.calibrated': ('fusion.html#calibrated', 'coderank_qdrant/fusion.py'),
                                         'coderank_qdrant.fusion.deep_lists': ('fusion.html#deep_lists', 'coderank_qdrant/fusion.py'),
+                                        'coderank_qdrant.fusion.deepened': ('fusion.html#deepened', 'coderank_qdrant/fusion.py'),
                                         'coderank_qdrant.fusion.dense_share': ('fusion.html#dense_share', 'coderank_qdrant/fusion.py'),
                                         'coderank_qdrant.fusion.distinct_texts': ( 'fusion.html#distinct_texts',
                                                                                    'coderank_qdrant/fusion.py'),

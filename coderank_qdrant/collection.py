@@ -78,12 +78,13 @@ class Store:
     def matching(self, where:dict, keys:list)->list: raise NotImplementedError
     def payloads(self, ids:list)->dict: raise NotImplementedError
     def vectors(self, ids:list, name:str)->dict: raise NotImplementedError
-    def query(self, lists:list, limit:int, where:dict=None, exact:bool=None)->list: raise NotImplementedError
+    def query(self, lists:list, limit:int, where:dict=None, exact:bool=None,
+              without=())->list: raise NotImplementedError
 
     def _why(self, error)->str: raise NotImplementedError
     def _page(self, where, payload, size, offset)->tuple: raise NotImplementedError
     def _retrieve(self, ids, payload, vectors)->list: raise NotImplementedError
-    def _ask(self, lists, limit, where, exact)->list: raise NotImplementedError
+    def _ask(self, lists, limit, where, exact, without)->list: raise NotImplementedError
 
 # %% ../nbs/53_collection.ipynb #3b8d5c06
 def all_records(store:Store, # A store that is open
@@ -156,9 +157,10 @@ def query(self:Store,
           lists:list, # (vector name, vector) pairs; the vector of words is (numbers, weights)
           limit:int, # Points of each list
           where:dict=None, # A filter
-          exact:bool=None # Compare every vector? By default, where there are fewer than `exact_below`
+          exact:bool=None, # Compare every vector? By default, where there are fewer than `exact_below`
+          without=() # Text hashes whose points are passed over
          )->list: # For each list, a list of (id, score, text hash), best first
     "The best points of each list, in one request."
     if exact is None: exact = self.count() < self.exact_below
-    answers = self._ask(lists, limit, where, exact)
+    answers = self._ask(lists, limit, where, exact, list(without))
     return [list(map(_answer, records)) for records in answers]

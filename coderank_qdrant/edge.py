@@ -165,13 +165,15 @@ def delete(self:EdgeStore,
     self._do(self.shard.update, self.lib.UpdateOperation.delete_points([int(number) for number in ids]))
 
 # %% ../nbs/54_edge.ipynb #c5c31094
-def edge_filter(where:dict=None # payload key: list of values that will do
+def edge_filter(where:dict=None, # payload key: list of values that will do
+                without=() # Text hashes whose points are passed over
                ): # `Filter`, or None where nothing is asked for
     "A filter as Edge takes it."
-    if not where: return None
+    if not (where or without): return None
     qe = edge_library()
-    conditions = [qe.FieldCondition(key, match=qe.MatchAny(list(values))) for key,values in where.items()]
-    return qe.Filter(must=conditions)
+    def among(key, values): return qe.FieldCondition(key, match=qe.MatchAny(list(values)))
+    wanted = [among(key, values) for key,values in (where or {}).items()]
+    return qe.Filter(must=wanted, must_not=[among('text_hash', without)] if without else None)
 
 # %% ../nbs/54_edge.ipynb #6cf4dc1e
 @patch
@@ -210,24 +212,25 @@ def edge_request(name:str, # Vector name; 'bm25' for words
                  vector, # Floats, shape (dim,); for words (numbers, weights)
                  limit:int, # Points
                  where:dict=None, # A filter
-                 params=None # From `search_params`
+                 params=None, # From `search_params`
+                 without=() # Text hashes whose points are passed over
                 ): # `QueryRequest`
     "One list of a question as Edge takes it."
     qe = edge_library()
     if name == 'bm25': vector = qe.SparseVector(*vector)
     else: vector = [float(number) for number in vector]
     nearest = qe.Query.Nearest(vector, name)
-    return qe.QueryRequest(limit=limit, query=nearest, filter=edge_filter(where), params=params,
+    return qe.QueryRequest(limit=limit, query=nearest, filter=edge_filter(where, without), params=params,
                            with_payload=['text_hash'])
 
 # %% ../nbs/54_edge.ipynb #48f3d2b7
 @patch
-def _ask(self:EdgeStore, lists, limit, where, exact):
+def _ask(self:EdgeStore, lists, limit, where, exact, without):
     "Records for each list, best first."
     requests = []
     for name,vector in lists:
         params = search_params(self, name, exact)
-        requests.append(edge_request(name, vector, limit, where, params))
+        requests.append(edge_request(name, vector, limit, where, params, without))
     return self._do(self.shard.query_batch, self.lib.QueryBatchRequest(requests))
 
 # %% ../nbs/54_edge.ipynb #35d1f8a7

@@ -45,6 +45,7 @@ def fetch_hits(store, # A store that is open
     payloads = store.payloads([point_id(ids[0]) for ids in copies.values()])
     hits = []
     for text,score in ranked:
+        if text not in copies: continue  # removed since it was found
         first, *others = copies[text]
         metadata = dict(payloads[point_id(first)])
         content = metadata.pop('text')

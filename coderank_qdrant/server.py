@@ -201,14 +201,15 @@ def delete(self:ServerStore,
     self._do(self.client.delete, self.collection, points, wait=True)
 
 # %% ../nbs/55_server.ipynb #c97e53e9
-def server_filter(where:dict=None # payload key: list of values that will do
+def server_filter(where:dict=None, # payload key: list of values that will do
+                  without=() # Text hashes whose points are passed over
                  ): # `Filter`, or None where nothing is asked for
     "A filter as a server takes it."
-    if not where: return None
+    if not (where or without): return None
     models = server_library().models
-    conditions = [models.FieldCondition(key=key, match=models.MatchAny(any=list(values)))
-                  for key,values in where.items()]
-    return models.Filter(must=conditions)
+    def among(key, values): return models.FieldCondition(key=key, match=models.MatchAny(any=list(values)))
+    wanted = [among(key, values) for key,values in (where or {}).items()]
+    return models.Filter(must=wanted, must_not=[among('text_hash', without)] if without else None)
 
 # %% ../nbs/55_server.ipynb #b76d9149
 @patch
@@ -246,23 +247,25 @@ def server_request(name:str, # Vector name; 'bm25' for words
                    vector, # Floats, shape (dim,); for words (numbers, weights)
                    limit:int, # Points
                    where:dict=None, # A filter
-                   params=None # From `search_params`
+                   params=None, # From `search_params`
+                   without=() # Text hashes whose points are passed over
                   ): # `QueryRequest`
     "One list of a question as a server takes it."
     models = server_library().models
     if name == 'bm25': vector = models.SparseVector(indices=vector[0], values=vector[1])
     else: vector = [float(number) for number in vector]
-    return models.QueryRequest(query=vector, using=name, limit=limit, filter=server_filter(where), params=params,
+    passing = server_filter(where, without)
+    return models.QueryRequest(query=vector, using=name, limit=limit, filter=passing, params=params,
                                with_payload=['text_hash'])
 
 # %% ../nbs/55_server.ipynb #6d05e2f1
 @patch
-def _ask(self:ServerStore, lists, limit, where, exact):
+def _ask(self:ServerStore, lists, limit, where, exact, without):
     "Records for each list, best first."
     requests = []
     for name,vector in lists:
         params = search_params(self, name, exact)
-        requests.append(server_request(name, vector, limit, where, params))
+        requests.append(server_request(name, vector, limit, where, params, without))
     answers = self._do(self.client.query_batch_points, self.collection, requests)
     return [answer.points for answer in answers]
 
