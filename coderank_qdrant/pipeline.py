@@ -21,7 +21,7 @@ from fastcore.xml import Div, NotStr, P
 from .show import as_html, html_table
 from .command import InputError, command
 from .machine import free_cached
-from .places import write_json
+from .places import file_facts, write_json
 from .headers import header_name, header_parts, with_header
 from .corpus import Corpus, guess_words, input_words, usable_corpus
 from .models import frame, load_tokenizer, spans, tokenize
@@ -110,6 +110,8 @@ def write_outputs(run:Run, # A run with its vectors in the cache
     if parquet: write_parquet(run.parquet, run_records(run.plan, cache))
     summary = summarise(run.plan, count, dims, time.time() - started, limited)
     if run.verified: summary['verified'] = run.verified
+    made = [run.jsonl, run.parquet] if parquet else [run.jsonl]
+    summary['outputs'] = {path.name: file_facts(path) for path in made}
     expected = summary['total_embeddings']
     if written != expected:
         raise RuntimeError(f'{written} lines were written, {expected} expected. Please report this.')

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OTHER_MOUNTS', 'DEEPEST', 'MOST_FOLDERS', 'WIDEST', 'on_kaggle', 'work_dir', 'mounts', 'plain_name', 'named_below',
            'find_input', 'subfolders', 'entered', 'walk_folders', 'free_bytes', 'kept_file', 'recall', 'remember',
-           'written_whole', 'write_json']
+           'written_whole', 'write_json', 'file_facts']
 
 # %% ../nbs/03_places.ipynb #e4b2d586
-import os, shutil
+import hashlib, os, shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -166,3 +166,10 @@ def write_json(path, # The file
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
     with written_whole(path) as file: file.write(text + b'\n')
     return Path(path)
+
+# %% ../nbs/03_places.ipynb #fa286c76
+def file_facts(path # A file; raises `OSError`
+              )->dict: # bytes; sha256, 64 hexadecimal digits
+    "What tells that a file is as it was written."
+    with open(path, 'rb') as file: digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    return dict(bytes=Path(path).stat().st_size, sha256=digest)

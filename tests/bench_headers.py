@@ -18,14 +18,15 @@ from coderank_qdrant.questions import MODES, query_lists
 from coderank_qdrant.search import find_hits
 from coderank_qdrant.stores import opened
 
-CHOICES = 'none', 'path', 'symbols', 'headings', 'path,symbols', 'path,headings'
+CHOICES = 'none', 'none+path', 'none+symbols', 'none+path,symbols', 'none+path,symbols,headings', 'path', 'symbols', 'path,symbols'
 
 def indexed(root, folder, choice):
-    "A run with a header, and its collection."
-    out = folder/('header_' + choice.replace(',', '_'))
-    embed_corpus(root, out, profile='offline', devices='cpu', header=choice)
-    index_run(out, out/'index')
-    return out
+    "A run with a header, and its collection, whose words may have another one behind a +."
+    embedded, _, counted = choice.partition('+')
+    out = folder/('header_' + embedded.replace(',', '_'))
+    if not list(out.glob('*_embedding_summary.json')): embed_corpus(root, out, profile='offline', devices='cpu', header=embedded)
+    index_run(out, out/f'index_{counted or embedded}', words=counted or embedded)
+    return out, out/f'index_{counted or embedded}'
 
 def stored_texts(out):
     "The hash of each chunk's text as it is stored, by the chunk's id."
@@ -58,7 +59,7 @@ def table(name, root, folder, questions, first, choices):
     for ranking in 'all', 'none':
         held = None
         for choice in choices:
-            scores = scores_of(indexed(root, folder, choice)/'index', questions, ranking, stored)
+            scores = scores_of(indexed(root, folder, choice)[1], questions, ranking, stored)
             held = held or scores
             for mode in MODES:
                 for kind in dict.fromkeys(kinds.tolist()):
@@ -79,13 +80,13 @@ def main():
     for name,packages in ('settled', SETTLED), ('checked', CHECKED):
         if args.only not in (None, name): continue
         asked = made_run(packages, args.folder/name)
-        first = indexed(args.folder/name/'tree', args.folder/name, 'none')
+        first, _ = indexed(args.folder/name/'tree', args.folder/name, 'none')
         questions = [q for q in code_questions(first, asked) if any(q['judgments'].values())]
         table(packages, args.folder/name/'tree', args.folder/name, questions, first, args.headers)
     lots = {'demo': demo_corpus(args.folder), 'documents': args.corpus}
     for name,root in lots.items():
         if not root or args.only not in (None, name): continue
-        first = indexed(root, args.folder/name, 'none')
+        first, _ = indexed(root, args.folder/name, 'none')
         judged = [{**q, 'kind': 'judged'} for q in read_queries(args.judged)] if args.judged and name == 'documents' else []
         table(name, root, args.folder/name, [q for q in judged if any(q['judgments'].values())] + make_queries(first, MOST), first, args.headers)
 
