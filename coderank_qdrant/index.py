@@ -24,7 +24,7 @@ from .command import InputError, command, one_of, print_json
 from .places import file_facts
 from .chunks import point_id, text_hash
 from .content import is_navigation
-from .headers import header_name, header_of, header_parts
+from .headers import HEADERS, header_name, header_of, header_parts
 from .cache import FORMAT, VectorCache, get_vectors
 from .events import Events
 from .display import run_sinks
@@ -131,7 +131,7 @@ def check_whole(summary:dict, # Of the run
 FORMAT_OF_COLLECTION = 1
 NAVIGATION = 'keep', 'omit'
 WORD_TOKENIZERS = 'code', 'word'
-WORD_HEADER = 'path,symbols' # what stands before a text when its words are counted
+WORD_HEADER = ','.join(HEADERS) # what stands before a text when its words are counted
 
 def describe_run(summary:dict, # Of the run
                  models:dict, # From `survey_run`

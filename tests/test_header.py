@@ -43,7 +43,7 @@ def test_one_cache_serves_both_and_computes_each_once(corpus, tmp_path):
 def test_words_find_what_only_the_header_says(corpus, tmp_path):
     pytest.importorskip('qdrant_edge')
     for name,header in ('plain', 'none'), ('headed', 'path,symbols,headings'):
-        index_run(embed(corpus, tmp_path/name, header=header), tmp_path/f'{name}_index')
+        index_run(embed(corpus, tmp_path/name, header=header), tmp_path/f'{name}_index', words=header)
     ask = lambda name, words: search(words, tmp_path/f'{name}_index', mode='sparse', limit=1)
     assert not ask('plain', 'invoice') and not ask('plain', 'ledger')
     hit, = ask('headed', 'invoice total')
@@ -71,3 +71,25 @@ def test_a_part_that_is_none_is_refused(corpus, tmp_path):
     assert p.returncode == 2 and '--header' in p.stderr and 'author' in p.stderr and 'Traceback' not in p.stderr
     assert run_cli(corpus, '--out', tmp_path/'out', '--profile', 'offline', '--header', 'path').returncode == 0
     assert summary_of(tmp_path/'out', 'c')['header'] == 'path'
+
+def test_words_are_counted_with_path_and_symbols(corpus, tmp_path):
+    "A word that stands in the path or the symbols only is found; what is shown and what the vectors are of stays the text."
+    run = embed(corpus, tmp_path/'run')
+    index_run(run, tmp_path/'index')
+    index_run(run, tmp_path/'plain', words='none')
+    for word,text in ('ledger', 'return sum(sizes)'), ('refuse', 'raise ValueError(words)'), ('invoice', 'return sum(sizes)'):
+        assert search(word, tmp_path/'plain', mode='sparse', device='cpu') == []
+        assert text in [hit.text for hit in search(word, tmp_path/'index', mode='sparse', device='cpu')]
+    with pytest.raises(InputError, match='indexed with bm25'): index_run(run, tmp_path/'plain')
+    assert index_run(run, tmp_path/'plain', recreate=True)['written'] == 10
+
+def test_a_collection_from_before_goes_on_as_it_was(corpus, tmp_path):
+    "Its description says nothing of a header for words, and it was made of texts alone."
+    run = embed(corpus, tmp_path/'run')
+    index_run(run, tmp_path/'index', words='none')
+    file = tmp_path/'index/collection.json'
+    told = json.loads(file.read_text())
+    del told['bm25']['header']
+    file.write_text(json.dumps(told))
+    assert index_run(run, tmp_path/'index')['written'] == 0
+    assert 'header' not in json.loads(file.read_text())['bm25'] and search('ledger', tmp_path/'index', mode='sparse', device='cpu') == []
