@@ -3,10 +3,11 @@
     python nbs/_site/build.py
 
 nbdev adds the API entries and drops what is hidden; `normalise` turns what it writes for Quarto into what MyST
-reads."""
+reads. The pages that are no notebooks are Markdown in the folders of nbs/; `llms.txt` lists all for programs."""
 import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import yaml
+from commands import commands_page
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(__file__).resolve().parent
@@ -56,16 +57,42 @@ def shown(cell):
     found = [o['data']['text/markdown'] for o in cell['outputs'] if 'text/markdown' in o.get('data', {})]
     return '\n\n'.join(map(''.join, found))
 
-def toc(names):
-    shelves = {'Run it': ['kaggle'], 'The book': ['walks', *names],
-               'Go on': ['integrations'], 'Look it up': ['reference']}
+SHELVES = {
+    'Start': ['What it is <self>', 'start/install', 'start/quickstart'],
+    'Guides': ['guides/kaggle', 'kaggle', 'guides/kaggle_offline', 'guides/resume', 'guides/plan', 'guides/models',
+               'guides/server', 'guides/editor', 'guides/quality', 'integrations'],
+    'Look up': ['lookup/commands', 'lookup/files', 'lookup/messages', 'reference'],
+    'Understand': ['understand/idea', 'understand/limits'],
+    'The book': ['walks'],
+    'The project': ['contributing', 'changelog']} # the chapters go behind the walks
+
+def shelves(chapters):
+    "Which pages stand on which shelf, in the order of the sidebar."
+    return {**SHELVES, 'The book': [*SHELVES['The book'], *chapters]}
+
+def toc(chapters):
+    "The sidebar, as a cell."
     trees = []
-    for caption,pages in shelves.items():
+    for caption,pages in shelves(chapters).items():
         trees.append(f':::{{toctree}}\n:hidden:\n:caption: {caption}\n\n' + '\n'.join(pages) + '\n:::')
     return dict(cell_type='markdown', id='toc', metadata={}, source='\n\n'.join(trees))
 
+def written(into, name, text):
+    "Put a Markdown page among the others."
+    file = into/f'{name}.md'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding='utf-8')
+
+def stage_markdown(into):
+    "The pages that are no notebooks."
+    for page in sorted((ROOT/'nbs').glob('[a-z]*/*.md')):
+        written(into, page.relative_to(ROOT/'nbs').with_suffix(''), page.read_text(encoding='utf-8'))
+    for name in 'contributing', 'changelog':
+        written(into, name, links((ROOT/f'{name.upper()}.md').read_text(encoding='utf-8')))
+    written(into, 'lookup/commands', commands_page())
+
 def stage(into):
-    "Write every page for Sphinx; with all API entries on one."
+    "Write every page for Sphinx; with all API entries on one. Returns the names of the chapters."
     os.chdir(ROOT)
     from nbdev.serve import proc_nbs
     made = proc_nbs(force=True, n_workers=0)
@@ -78,17 +105,49 @@ def stage(into):
         nb['cells'] = list(normalise(nb['cells'], mine)) + ([toc(chapters)] if p.stem == 'index' else [])
         (into/p.name).write_text(json.dumps(nb), encoding='utf-8')
         if mine: entries += [f'## {p.stem.split("_", 1)[1]}', *mine]
-    (into/'reference.md').write_text('\n\n'.join(entries) + '\n', encoding='utf-8')
+    written(into, 'reference', '\n\n'.join(entries) + '\n')
+    stage_markdown(into)
+    return chapters
+
+def prose(pages, name):
+    "A page as Markdown; of a notebook what is written and the code, without outputs."
+    if (pages/f'{name}.md').is_file(): return (pages/f'{name}.md').read_text(encoding='utf-8')
+    parts = []
+    for cell in json.loads((pages/f'{name}.ipynb').read_text(encoding='utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        if cell.get('id') == 'toc' or 'WHEEL = """' in source: continue
+        parts.append(source if cell['cell_type'] == 'markdown' else f'```python\n{source}\n```')
+    return '\n\n'.join(parts) + '\n'
+
+def opening(text):
+    "The title of a page, and the line below it."
+    found = re.search(r'^# (.+)\n+(?:> (.+))?', text, re.M)
+    return found[1], found[2] or ''
+
+def for_programs(pages, html, chapters):
+    "llms.txt, a list of all pages with what is on them, and llms-full.txt, the pages outside of the book in full."
+    title, about = opening(prose(pages, 'index'))
+    lines, full = [f'# {title}', '', f'> {about}'], []
+    for caption,names in shelves(chapters).items():
+        lines += ['', f'## {caption}', '']
+        for name in [re.sub(r'.*<self>', 'index', name) for name in names]:
+            text = prose(pages, name)
+            title, about = opening(text)
+            lines.append(f'- [{title}]({name}.html): {about}')
+            if caption not in ('The book', 'The project') and name != 'reference': full.append(text)
+    (html/'llms.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    (html/'llms-full.txt').write_text('\n\n'.join(full), encoding='utf-8')
 
 def main():
     pages, html, out = ROOT/'_proc/pages', ROOT/'_proc/site/html', ROOT/'_docs'
-    stage(pages)
+    chapters = stage(pages)
     sys.path.insert(0, str(ROOT))
     import coderank_qdrant
     cmd = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', '-d', str(ROOT/'_proc/doctrees'),
            '-c', str(SITE), str(pages), str(html)]
     code = subprocess.run(cmd, env={**os.environ, 'DOCS_VERSION': coderank_qdrant.__version__}).returncode
     if not code:
+        for_programs(pages, html, chapters)
         shutil.rmtree(out, ignore_errors=True)
         html.rename(out)
         print(f'Open {out.relative_to(ROOT)}/index.html')
