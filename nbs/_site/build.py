@@ -35,7 +35,7 @@ KNOWN = public()
 
 def links(md):
     "README paths as paths within the site, and nbdev's links to symbols as links into the reference."
-    md = re.sub(r'\]\(nbs/([\w/]+)\.ipynb\)', r'](\1.ipynb)', md)
+    md = re.sub(r'\]\(nbs/([\w/]+\.(?:ipynb|md)(?:#[\w-]+)?)\)', r'](\1)', md)
     def symbol(m): return f'[{m[1]}](reference.md#{m[3]})' if m[3] in KNOWN else m[1]
     return re.sub(r'\[(`[^`]+`)\]\((?:https?://[^)#]*)?/(\w+)\.html#(\w+)\)', symbol, md)
 
@@ -59,9 +59,9 @@ def shown(cell):
 
 SHELVES = {
     'Start': ['What it is <self>', 'start/install', 'start/quickstart'],
-    'Guides': ['guides/kaggle', 'kaggle', 'guides/kaggle_offline', 'guides/resume', 'guides/plan', 'guides/models',
-               'guides/server', 'guides/editor', 'guides/quality', 'integrations'],
-    'Look up': ['lookup/commands', 'lookup/files', 'lookup/messages', 'reference'],
+    'Guides': ['guides/kaggle', 'The Kaggle notebook <kaggle>', 'guides/kaggle_offline', 'guides/resume', 'guides/plan',
+               'guides/models', 'guides/server', 'guides/editor', 'guides/quality', 'integrations'],
+    'Look up': ['lookup/commands', 'lookup/files', 'lookup/messages', 'The API <reference>'],
     'Understand': ['understand/idea', 'understand/limits'],
     'The book': ['walks'],
     'The project': ['contributing', 'changelog']} # the chapters go behind the walks
@@ -124,13 +124,17 @@ def opening(text):
     found = re.search(r'^# (.+)\n+(?:> (.+))?', text, re.M)
     return found[1], found[2] or ''
 
+def page_name(entry):
+    "The page that an entry of the sidebar is for."
+    return re.sub(r'.*<(.*)>', r'\1', entry).replace('self', 'index')
+
 def for_programs(pages, html, chapters):
     "llms.txt, a list of all pages with what is on them, and llms-full.txt, the pages outside of the book in full."
     title, about = opening(prose(pages, 'index'))
     lines, full = [f'# {title}', '', f'> {about}'], []
     for caption,names in shelves(chapters).items():
         lines += ['', f'## {caption}', '']
-        for name in [re.sub(r'.*<self>', 'index', name) for name in names]:
+        for name in map(page_name, names):
             text = prose(pages, name)
             title, about = opening(text)
             lines.append(f'- [{title}]({name}.html): {about}')
