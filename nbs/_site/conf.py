@@ -17,6 +17,7 @@ html_copy_source = False
 html_show_copyright = False
 html_static_path = ['static']
 html_css_files = ['site.css']
+html_js_files = ['from_file.js']
 html_favicon = 'static/favicon.svg'
 smartquotes = False   # -- is an option's beginning and no dash
 nb_execution_mode = 'off'
