@@ -14,42 +14,6 @@ EXAMPLES = dict(
     coderank_mcp='coderank_mcp --location index',
     coderank_kaggle='coderank_kaggle push --owner my-name --corpus my-corpus --wheels')
 
-OPENING = '''# Commands
-
-> Every command with its options, defaults, exit codes and variables of the environment
-
-This page is made from the same parsers that read the command line, so it says what `--help` says. An option can be written with `_` or with `-`: `--dry_run` and `--dry-run` are the same. Text for people goes to stderr; results go to stdout, and `--json` prints one JSON document there and nothing else.
-
-| to do this | use |
-|---|---|
-'''
-
-CODES = '''## Exit codes
-
-| code | meaning |
-|---|---|
-| 0 | All went well. Stopping at `--stop_after` is 0 too. |
-| 2 | An argument or something in the input is wrong. One line on stderr says what, where, and what to do. |
-| 3 | The work is done, and something needs a look: more texts than `--max_bad` got no vector, or `--strict` was given and part of the input was not understood. |
-| 130 | Stopped with Ctrl-C. What is done is saved; the same command goes on from there. |
-| 143, 129 | The same after SIGTERM and SIGHUP, as sent by `kill` or a closed terminal. |
-
-## Environment variables
-
-| variable | what it does |
-|---|---|
-| `QDRANT_API_KEY` | The key of a Qdrant server, where `--api_key` is not given |
-| `HF_HUB_OFFLINE` | `1`: never ask the Hugging Face hub; models must be on this machine |
-| `HF_TOKEN` | Your access token for gated or private models on the hub |
-| `HF_HOME`, `HF_HUB_CACHE` | Where downloaded models are kept |
-| `CUDA_VISIBLE_DEVICES` | Which GPUs may be used |
-| `XDG_CACHE_HOME` | Where measured speeds are kept between runs, in a folder `coderank_qdrant`; `~/.cache` by default |
-| `CODERANK_WIDGETS` | `0`: no live display in notebooks, plain lines instead |
-| `CODERANK_MCP_TOKEN` | The token for `coderank_mcp --http`, at least 16 characters; without it each start makes a new one |
-| `KAGGLE_USERNAME` | Your Kaggle user name, where `--owner` is not given |
-| `KAGGLE_KERNEL_RUN_TYPE` | Set by Kaggle itself; that is how the package knows where it runs |
-'''
-
 def commands():
     "name: its function, for each command of the package that settings.ini lists."
     settings = configparser.ConfigParser(delimiters='=')
@@ -91,7 +55,9 @@ def section(name, function):
     return f'## {name}\n\n{parser.description.strip()}\n\n```text\n{usage}\n```\n\n{example}\n\n{table}\n'
 
 def commands_page():
-    "The whole page."
+    "The whole page: commands.md with the commands put in."
     found = commands()
     contents = '\n'.join(f'| {parser_of(f).description.strip()} | [`{name}`](#{name}) |' for name,f in found.items())
-    return '\n'.join([OPENING + contents + '\n', *[section(name, f) for name,f in found.items()], CODES])
+    page = (ROOT/'nbs/_site/commands.md').read_text(encoding='utf-8')
+    sections = '\n'.join(section(name, f) for name,f in found.items())
+    return page.replace('{contents}', contents).replace('{sections}', sections)

@@ -29,7 +29,7 @@ copybutton_selector = 'div.cell_input pre, div.highlight-sh pre, div.highlight-p
 if settings['repository']:  # without an address there are no links to sources
     html_theme_options = dict(source_repository=settings['repository'], source_branch='main', source_directory='nbs/')
 
-def describe(app, pagename, templatename, context, doctree):
+def describe(_app, _pagename, _templatename, context, doctree):
     "The line below a page's title is its description, for search engines and previews."
     quotes = list(doctree.findall(nodes.block_quote)) if doctree else []
     about = quotes[0].astext() if quotes else settings['description']

@@ -56,7 +56,8 @@ customers notice nothing. To go back, push the earlier commit.
 ''',
 'docs/passwords.md': '''# Accounts and passwords
 
-A forgotten password is reset with a link that is sent by mail and works once, for one hour. Passwords are stored hashed.
+A forgotten password is reset with a link that is sent by mail and works once, for one hour. Passwords are stored
+hashed.
 ''',
 'shop/__init__.py': '"The code of the bookshop."\n',
 'shop/shipping.py': '''"What it costs to send a parcel."
