@@ -26,6 +26,7 @@ class Device:
     capability:tuple = (0, 0) # Compute capability; (0, 0) for a CPU
     flops:float = 2e11 # Multiplications and additions a second that large matrix products reach
     assumed:bool = False # Planned for, not here
+    node:str = '' # Address of the machine that has it; '' for this one
 
     @property
     def gpu(self): return self.id != 'cpu'
@@ -78,7 +79,7 @@ def with_free(devices:tuple # Of `Device`
     free = {f'cuda:{i}': max(n - CONTEXT, 0) for i,n in enumerate(smi_free())}
     found = []
     for device in devices:
-        left = free.get(device.id, device.memory)
+        left = device.memory if device.node else free.get(device.id, device.memory)
         found.append(replace(device, memory=min(device.memory, left)))
     return tuple(found)
 

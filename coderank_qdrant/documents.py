@@ -58,6 +58,7 @@ class Sources:
     documents:list=field(default_factory=list) # (path in the source, file) of each document
     left_out:list=field(default_factory=list) # Of `LeftOut`
     problems:list=field(default_factory=list) # Of `Problem`, one a file
+    folders:list=field(default_factory=list) # Paths of those that were looked into
 
     def leave(self, path, reason, files=1):
         if files: self.left_out.append(LeftOut(path_text(path), reason, files))
@@ -444,6 +445,7 @@ def folder_documents(source:Path, # A folder of code and documents
     for folder,subs,names in os.walk(root, onerror=failed):
         place = Path(folder)
         rules[place] = ignoring(place, rules.get(place.parent), wanted.use_git)
+        found.folders.append(path_text(place.relative_to(root)))
         subs[:] = _look_at_folders(place, subs, root, rules[place], wanted, found)
         _look_at_files(place, names, root, rules[place], wanted, found)
     found.documents.sort()

@@ -29,14 +29,15 @@ from .download import LATER, SPENT
 from .encoder import load_encoder, read_ahead
 from .machine import host_free
 from .routing import Route
-from .devices import Device, assumed_devices, find_devices, pick_precision, worker_names
+from .devices import Device, assumed_devices, pick_precision, worker_names
 from .cache import VectorCache, pooled
 from .model_plan import ModelPlan, plan_model, use_budget
 from .planning import Plan, check_disk, with_model
 from .events import Events
 from .display import run_sinks
 from .workers import team_ready
-from .teams import KEPT, TeamEncoder, Teams, make_way
+from .teams import KEPT, TeamEncoder, Teams
+from .distributed import crew
 from .outputs import records, write_jsonl, write_parquet
 from .preparing import Failures, in_order, load_model, load_planned, team_of
 from .summary import Count, spaces_of, summarise
@@ -375,14 +376,14 @@ def embed_corpus(root, # Folder of chunk files
                  verify:int=0, # Texts of each model to embed again, each row alone, while it is loaded
                  text_key:str=None, # Key of the chunks' text, such as body or data.text; tried before the usual ones
                  source_key:str=None, # Key of the path of their document; tried before the usual ones
+                 engine:str='local', # Where workers are: local, this machine, or ray, a cluster
+                 address:str=None, # Of the cluster: HOST:PORT of its head, or auto; else Ray starts on this machine
                  keep:bool=False # Leave models loaded for the next call in this process? `release_models` ends them
                 )->Run: # Raises `InputError`, `FileNotFoundError`, or `KeyboardInterrupt` with everything saved
     "Embed a corpus, resuming whatever an earlier run of the same command left."
     started = time.time()
     if assume and not dry_run:
         raise InputError('--assume plans for devices that are not here; add --dry_run.')
-    found = assumed_devices(assume) if assume else find_devices(devices)
-    pick_precision(precision, found)  # before anything is made
     options = dict(models_dir=models_dir,
                    routing=routing,
                    precision=precision,
@@ -390,11 +391,13 @@ def embed_corpus(root, # Folder of chunk files
                    long=long,
                    max_length=max_length,
                    dim=dim)
-    asked = Asked(Path(out), profile, found, options, devices != 'auto', dry_run, stop_after, parquet, verify, started)
-    teams = make_way(keep)
-    corpus = with_headers(usable_corpus(root, collection, limit, text_key, source_key), header)
-    try: return run_asked(asked, corpus, teams)
-    finally: teams.close(keep=lambda _key: keep)
+    with crew(engine, address, 'cpu' if assume else devices, keep) as (found, teams):
+        if assume: found = assumed_devices(assume)
+        pick_precision(precision, found)  # before anything is made
+        insist = devices != 'auto'
+        asked = Asked(Path(out), profile, found, options, insist, dry_run, stop_after, parquet, verify, started)
+        corpus = with_headers(usable_corpus(root, collection, limit, text_key, source_key), header)
+        return run_asked(asked, corpus, teams)
 
 # %% ../nbs/50_pipeline.ipynb #84dde823
 def open_encoder(model:ModelPlan)->tuple: # (`Encoder` or `TeamEncoder`, the device)

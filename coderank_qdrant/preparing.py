@@ -85,7 +85,8 @@ def task_of(model:ModelPlan # A model's plan
     long = model.strategy == 'tokens' and model.operations > WORTH_MEASURING
     measure = long and not known_calibration(model)
     empty_every = 5 if model.strategy == 'static' else 0
-    return Task(model.card, model.here, model.precision, model.placement.table, measure, empty_every=empty_every)
+    return Task(model.card, model.here, model.precision, model.placement.table, measure, empty_every=empty_every,
+                space=model.fingerprint, long=model.long)
 
 # %% ../nbs/47_preparing.ipynb #d259965a
 def team_of(model:ModelPlan, # A model's plan

@@ -41,7 +41,9 @@ def fits_beside(placement:Placement, # Of a model
 # %% ../nbs/44_teams.ipynb #20dfe936
 class Teams:
     "Models that are loaded, by fingerprint, the oldest first."
-    def __init__(self): self.loaded = {}
+    def __init__(self, start:Callable=start_team): # start: makes the workers of a task and a placement
+        self.loaded: dict = {}
+        self.start = start
 
     def __contains__(self, key): return key in self.loaded
 
@@ -63,7 +65,7 @@ class Teams:
         if key not in self.loaded:
             self.make_room(placement)
             taken = sum(other.need for other in self.placements())
-            self.loaded[key] = Loaded(task, placement, start_team(task, placement, taken))
+            self.loaded[key] = Loaded(task, placement, self.start(task, placement, taken))
         return self.loaded[key].team
 
     def drop(self, key):

@@ -153,7 +153,7 @@ def summary(account:Account, # What became of the files
     return dict(made_by=MADE_BY, found=found, cut=len(account.cut), left_out=files, problems=problems,
                 chunks=account.chunks, kept=account.kept, left_out_examples=examples, reencoded=reencoded,
                 renamed=account.renamed, nbdev_modules=account.nbdev, subdirectories=subdir_counts(account.cut),
-                settings=settings, documents=account.cut)
+                folders=sources.folders, settings=settings, documents=account.cut)
 
 # %% ../nbs/23_tree.ipynb #902c64e6
 def counted(count:int, thing:str)->str: # Such as '1 file' or '3 files'

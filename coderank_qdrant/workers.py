@@ -121,6 +121,8 @@ class Task:
     measure:bool = True # Measure speed and memory for the batch budget?
     threads:int = 0 # Threads on a CPU; 0 leaves torch's own choice
     empty_every:int = 0 # Batches after which the device's cached memory is given back; 0 for never
+    space:str = '' # Fingerprint of the model, which a worker on another machine has to find there
+    long:str = 'window' # Policy for long texts, which is part of it
 
     def empties(self, n:int # Batches begun so far
                )->bool:
