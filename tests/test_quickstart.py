@@ -14,7 +14,11 @@ QUESTIONS = {'How do refunds get paid?': 'docs/refunds.md',
 
 def plain(text): return re.sub(r'[\d.,:]+', 'N', text)
 
-def test_the_four_commands_lead_to_the_right_files(tmp_path):
+def python_blocks():
+    "The Python on the pages that are no chapters; it stands on what the Quickstart made."
+    return [block for page in sorted((ROOT/'nbs').glob('[a-z]*/*.md')) for block in re.findall(r'```python\n(.*?)```', page.read_text(encoding='utf-8'), re.S)]
+
+def test_the_four_commands_lead_to_the_right_files(tmp_path, monkeypatch):
     assert len(FILES) == 20
     make_folder(tmp_path/'my_docs')
     commands = [command for command,_ in steps()]
@@ -24,6 +28,9 @@ def test_the_four_commands_lead_to_the_right_files(tmp_path):
     assert re.search(r"'(.*)'", commands[3])[1] == next(iter(QUESTIONS)) and 'docs/refunds.md:' in printed[3].splitlines()[0]
     for question,file in QUESTIONS.items():
         assert search(question, tmp_path/'index', limit=3)[0].metadata['source'] == file
+    monkeypatch.chdir(tmp_path)
+    assert python_blocks()
+    for block in python_blocks(): exec(compile(block, 'page', 'exec'), {})
 
 @pytest.mark.slow
 def test_the_quickstart_in_a_fresh_environment(tmp_path):

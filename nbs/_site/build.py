@@ -70,7 +70,8 @@ def shown(cell):
 SHELVES = {
     'Start': ['What it is <self>', 'start/install', 'start/quickstart'],
     'Guides': ['guides/kaggle', 'The Kaggle notebook <kaggle>', 'guides/kaggle_offline', 'guides/resume', 'guides/plan',
-               'guides/models', 'guides/server', 'guides/editor', 'guides/quality', 'integrations'],
+               'guides/models', 'guides/sync', 'guides/server', 'guides/editor', 'guides/quality', 'guides/cluster',
+               'integrations'],
     'Look up': ['lookup/commands', 'lookup/files', 'lookup/messages', 'The API <reference>'],
     'Understand': ['understand/idea', 'understand/limits'],
     'The book': ['walks'],

@@ -9,6 +9,7 @@ EXAMPLES = dict(
     coderank_embed='coderank_embed chunks --out run --profile offline',
     coderank_index='coderank_index run --location index',
     coderank_search="coderank_search 'How do refunds get paid?' --location index --limit 3",
+    coderank_sync='coderank_sync my_docs .coderank',
     coderank_evaluate='coderank_evaluate --location index --queries questions.jsonl',
     coderank_compare='coderank_compare --input chunks --out compare --profiles offline,light',
     coderank_mcp='coderank_mcp --location index',
