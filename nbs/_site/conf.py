@@ -17,7 +17,7 @@ html_copy_source = False
 html_show_copyright = False
 html_static_path = ['static']
 html_css_files = ['site.css']
-html_js_files = ['from_file.js']
+html_js_files = ['site.js']
 html_favicon = 'static/favicon.svg'
 smartquotes = False   # -- is an option's beginning and no dash
 nb_execution_mode = 'off'
@@ -35,4 +35,11 @@ def describe(_app, _pagename, _templatename, context, doctree):
     about = quotes[0].astext() if quotes else settings['description']
     context['metatags'] = f'{context.get("metatags", "")}<meta name="description" content="{escape(about)}">'
 
-def setup(app): app.connect('html-page-context', describe)
+def rank_captions(_app, _pagename, _templatename, context, _doctree):
+    "The captions of the sidebar are headings, and say of which rank to those who listen to the page."
+    tree = context.get('furo_navigation_tree', '')
+    context['furo_navigation_tree'] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+def setup(app):
+    app.connect('html-page-context', describe)
+    app.connect('html-page-context', rank_captions, priority=900)  # after the theme has made the tree
