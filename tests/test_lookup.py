@@ -111,6 +111,12 @@ def test_keys_of_the_payload(run):
     point, = make_points([line], describe_run(summary, survey_run(summary, jsonl)))
     assert point['payload'].keys() - line['metadata'].keys() == set(names(FILES, 'The payload in Qdrant'))
 
+def test_the_ten_names_are_public():
+    import coderank_qdrant.all as everything
+    page = (ROOT/'nbs/lookup/python.md').read_text(encoding='utf-8')
+    ten = re.findall(r'^\| \[`(\w+)`\]', page, re.M)
+    assert len(ten) == 10 and set(ten) <= set(everything.__all__)
+
 def said_by_the_package():
     "Every text of the package's code, with ... for what is put in."
     for file in (ROOT/'coderank_qdrant').glob('*.py'):

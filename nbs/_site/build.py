@@ -72,7 +72,7 @@ SHELVES = {
     'Guides': ['guides/kaggle', 'The Kaggle notebook <kaggle>', 'guides/kaggle_offline', 'guides/resume', 'guides/plan',
                'guides/models', 'guides/sync', 'guides/server', 'guides/editor', 'guides/quality', 'guides/cluster',
                'integrations'],
-    'Look up': ['lookup/commands', 'lookup/files', 'lookup/messages', 'The API <reference>'],
+    'Look up': ['lookup/commands', 'lookup/files', 'lookup/messages', 'lookup/python', 'The API <reference>'],
     'Understand': ['understand/idea', 'understand/limits'],
     'The book': ['walks'],
     'The project': ['contributing', 'changelog']} # the chapters go behind the walks
