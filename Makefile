@@ -60,6 +60,7 @@ notebooks: $(VENV)/installed
 	rm -rf nbs/output
 	$(BIN)/python nbs/_site/execute.py nbs/*.ipynb --in-place
 	$(BIN)/nbdev-export
+	$(BIN)/python nbs/_site/quickstart.py
 	$(BIN)/python nbs/_site/readme.py
 	$(BIN)/python nbs/_site/wheel.py
 	$(BIN)/nbdev-clean

@@ -29,7 +29,7 @@ class build(build_py):
 setup(
     cmdclass=dict(build_py=build),
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], author=cfg['author'],
-    license=cfg['license'], license_files=['LICENSE'], keywords=cfg['keywords'].split(),
+    url=cfg['repository'] or None, license=cfg['license'], license_files=['LICENSE'], keywords=cfg['keywords'].split(),
     python_requires=f'>={cfg["min_python"]}',
     long_description=(here/'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
