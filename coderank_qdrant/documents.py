@@ -190,8 +190,7 @@ LOCKS = '''package-lock.json npm-shrinkwrap.json yarn.lock pnpm-lock.yaml bun.lo
     poetry.lock pipfile.lock pdm.lock uv.lock pixi.lock conda-lock.y*ml pylock.toml pylock.*.toml
     cargo.lock go.sum go.work.sum gopkg.lock glide.lock composer.lock gemfile.lock mix.lock
     rebar.lock flake.lock podfile.lock package.resolved cartfile.resolved packages.lock.json
-    paket.lock gradle.lockfile .terraform.lock.hcl pubspec.lock module.bazel.lock stack.yaml.lock
-    cabal.project.freeze'''.split()
+    paket.lock gradle.lockfile .terraform.lock.hcl pubspec.lock module.bazel.lock stack.yaml.lock cabal.project.freeze'''.split()
 MINIFIED = '''*.min.js *.min.css *-min.js *-min.css *.min.mjs'''.split()
 GENERATED = '''*.js.map *.css.map *.mjs.map *.pb.go *_pb2.py *_pb2_grpc.py *_pb2.pyi *.pb.h *.pb.cc
     *.designer.cs *.g.dart *.freezed.dart .pnp.*'''.split()
@@ -435,9 +434,8 @@ def folder_documents(source:Path, # A folder of code and documents
                      wanted:Wanted=None # What somebody wants of it
                     )->Sources:
     "The documents in a folder, sorted by path, and an account of all else."
-    wanted = wanted or Wanted()
+    wanted, found = wanted or Wanted(), Sources()
     root = Path(source).resolve()
-    found = Sources()
     rules:dict[Path, Ignoring] = {}
     def failed(error):
         path = path_text(os.path.relpath(error.filename, root))

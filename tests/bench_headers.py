@@ -11,7 +11,8 @@ import numpy as np
 from bench_ranking import CACHE, CHECKED, MOST, SETTLED, cell, code_questions, made_run
 from coderank_qdrant.chunking import demo_corpus
 from coderank_qdrant.evaluate import K, score_answers, split_lists
-from coderank_qdrant.index import index_run, read_lines, run_files
+from coderank_qdrant.finished import read_lines, run_files
+from coderank_qdrant.index import index_run
 from coderank_qdrant.judged import make_queries, read_queries
 from coderank_qdrant.pipeline import embed_corpus
 from coderank_qdrant.questions import MODES, query_lists

@@ -161,7 +161,7 @@ def test_a_failed_run_says_so_and_how_to_go_on(tmp_path, texts):
 def test_a_log_reads_as_a_log(tmp_path, texts):
     corpus = tmp_path/'corpus'
     write_file(corpus, 'docs/a_chunks.json', texts[:60])
-    (corpus/'docs/b\x1b[31m_chunks.json').write_text('{"chunks": [')
+    (corpus/'docs/b\x1b[07_chunks.json').write_text('{"chunks": [')
     p = run_cli(corpus, '--profile', 'offline', '--out', tmp_path/'out')
     assert p.returncode == 0 and not re.search(r'[\x00-\x09\x0b-\x1f\x7f]', p.stderr), repr(p.stderr)
     lines = p.stderr.splitlines()

@@ -8,7 +8,8 @@ from coderank_qdrant.chunking import demo_corpus
 from coderank_qdrant.command import run_command
 from coderank_qdrant.evaluate import coderank_evaluate, evaluate, interval, score_answers
 from coderank_qdrant.fusion import FUSIONS
-from coderank_qdrant.index import index_run, read_lines, run_files
+from coderank_qdrant.finished import read_lines, run_files
+from coderank_qdrant.index import index_run
 from coderank_qdrant.judged import make_queries, read_queries, write_queries
 from coderank_qdrant.pipeline import embed_corpus
 

@@ -4,7 +4,8 @@ import pytest
 from conftest import ROOT, read_jsonl, summary_of, write_file
 from coderank_qdrant.command import option_parser, run_command
 from coderank_qdrant.events import NAMES
-from coderank_qdrant.index import make_points, describe_run, run_files, survey_run
+from coderank_qdrant.finished import run_files, survey_run
+from coderank_qdrant.index import describe_run, make_points
 from coderank_qdrant.pipeline import embed_corpus
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))

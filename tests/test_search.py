@@ -7,7 +7,8 @@ from conftest import REAL, make_bert, run_cli, write_file
 from coderank_qdrant.chunking import demo_corpus
 from coderank_qdrant.command import InputError, run_command
 from coderank_qdrant.edge import EdgeStore
-from coderank_qdrant.index import describe_run, index_run, make_points, read_lines, reading, run_files, survey_run
+from coderank_qdrant.finished import read_lines, reading, run_files, survey_run
+from coderank_qdrant.index import describe_run, index_run, make_points
 from coderank_qdrant.pipeline import embed_corpus
 from coderank_qdrant.questions import MODES, check_query, query_lists
 from coderank_qdrant.routing import PROFILES
@@ -302,7 +303,7 @@ def test_a_cache_that_cannot_be_written_is_read(small, tmp_path):
     shutil.copytree(small, tmp_path/'out')
     for f in (tmp_path/'out').iterdir(): f.chmod(0o444)
     (tmp_path/'out').chmod(0o555)
-    code = f'import os; from coderank_qdrant.index import reading; os.getuid() or os.setuid(65534); c = reading({str(tmp_path/"out/vectors.sqlite")!r}); print(len(c.__enter__()._ids))'
+    code = f'import os; from coderank_qdrant.finished import reading; os.getuid() or os.setuid(65534); c = reading({str(tmp_path/"out/vectors.sqlite")!r}); print(len(c.__enter__()._ids))'
     for p in (tmp_path, *tmp_path.parents[:2]): p.chmod(0o755)
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     (tmp_path/'out').chmod(0o755)

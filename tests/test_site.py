@@ -122,7 +122,7 @@ def test_no_page_scrolls_sideways_on_a_phone_or_has_an_error(site, chromium):
     assert not faults
 
 @needs_chromium
-@pytest.mark.parametrize('asked,answers', [('embed_corpus', '50_pipeline|reference|index'), ('out of memory', 'lookup/messages'), ('resume', 'guides/resume'),
+@pytest.mark.parametrize('asked,answers', [('embed_corpus', '51_pipeline|reference|index'), ('out of memory', 'lookup/messages'), ('resume', 'guides/resume'),
                                            ('internet is off', 'lookup/messages'), ('coderank_chunk', 'lookup/commands'), ('phone verification', 'guides/kaggle')])
 def test_site_search_finds(site, chromium, asked, answers):
     page, faults = watched(chromium)
