@@ -186,11 +186,11 @@ SECRETS = '''.env .env.* *.env .envrc id_rsa* id_dsa* id_ecdsa* id_ed25519* *.pe
 HARMLESS = '''*.example *.sample *.template *.dist *.pub'''.split()
 OUTPUTS = '''*_embeddings.jsonl *_embeddings.parquet *_embedding_summary.json vectors.sqlite*
     *_chunks.json chunks.json'''.split()
-LOCKS = '''package-lock.json npm-shrinkwrap.json yarn.lock pnpm-lock.yaml bun.lock bun.lockb deno.lock
-    poetry.lock pipfile.lock pdm.lock uv.lock pixi.lock conda-lock.y*ml pylock.toml pylock.*.toml
-    cargo.lock go.sum go.work.sum gopkg.lock glide.lock composer.lock gemfile.lock mix.lock
-    rebar.lock flake.lock podfile.lock package.resolved cartfile.resolved packages.lock.json
-    paket.lock gradle.lockfile .terraform.lock.hcl pubspec.lock module.bazel.lock stack.yaml.lock cabal.project.freeze'''.split()
+LOCKS = '''package-lock.json npm-shrinkwrap.json yarn.lock pnpm-lock.yaml bun.lock bun.lockb deno.lock poetry.lock
+    pipfile.lock pdm.lock uv.lock pixi.lock conda-lock.y*ml pylock.toml pylock.*.toml cargo.lock go.sum go.work.sum
+    gopkg.lock glide.lock composer.lock gemfile.lock mix.lock rebar.lock flake.lock podfile.lock package.resolved
+    cartfile.resolved packages.lock.json paket.lock gradle.lockfile .terraform.lock.hcl pubspec.lock
+    module.bazel.lock stack.yaml.lock cabal.project.freeze'''.split()
 MINIFIED = '''*.min.js *.min.css *-min.js *-min.css *.min.mjs'''.split()
 GENERATED = '''*.js.map *.css.map *.mjs.map *.pb.go *_pb2.py *_pb2_grpc.py *_pb2.pyi *.pb.h *.pb.cc
     *.designer.cs *.g.dart *.freezed.dart .pnp.*'''.split()

@@ -26,7 +26,7 @@ def assert_same(out, undisturbed):
 def events(out, kind): return [e for e in map(json.loads, (out/'metrics.jsonl').read_text().splitlines()) if e['event'] == kind]
 def computing(out): return (out/'metrics.jsonl').exists() and bool(events(out, 'batch'))
 
-def wait_for(ready, what, seconds=120):
+def wait_for(ready, what, seconds=300):
     until = time.time() + seconds
     while not ready():
         assert time.time() < until, what
