@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import wraps
 import orjson
 from fastcore.script import anno_parser
+from .show import printable
 
 # %% ../nbs/01_command.ipynb #a155bf42
 class InputError(ValueError):
@@ -80,7 +81,7 @@ def run_command(func:Callable, # What the command does; its return value is the 
     except KeyboardInterrupt: return 130
     except InputError as e: why = str(e)
     except (OSError, ImportError) as e: why = f'{type(e).__name__}: {e}'
-    line = ' '.join(why.split('\n'))
+    line = printable(' '.join(why.split('\n')))
     print(f'{func.__name__}: {line}', file=sys.stderr)
     return 2
 

@@ -10,7 +10,8 @@ __all__ = ['LINES', 'SHORT', 'natural', 'find_copies', 'fetch_hits', 'words_mode
 import re
 import numpy as np
 from fastcore.basics import AttrDict
-from fastcore.xml import B, Details, Div, Em, Mark, P, Pre, Summary, to_xml
+from fastcore.xml import B, Details, Div, Em, Mark, P, Pre, Summary
+from .show import as_html, harmless, printable
 from .chunks import point_id
 from .content import link_spans
 from .words import bm25_model, query_words
@@ -187,13 +188,14 @@ def hit_lines(number:int, # Its place in the list, from 1
               mark=str # Called with each of the question's words
              )->list: # Two strings
     "A hit for a terminal: its id, and its snippet on one line."
-    spans = word_spans(hit.text, query, about)
-    start, end = snippet(hit.text, spans)
+    text = harmless(hit.text)
+    spans = word_spans(text, query, about)
+    start, end = snippet(text, spans)
     more = f'  (+{len(hit.duplicates)} copies)' if hit.duplicates else ''
-    pieces = marked(hit.text, spans, start, end, mark)
+    pieces = marked(text, spans, start, end, mark)
     words = ''.join(pieces).split()
     place = f'  {hit_place(hit)}' if hit_span(hit.metadata) else ''
-    return [f'{number}. {hit.score:.4f}  {hit.id}{place}{more}', '   ' + ' '.join(words)]
+    return [printable(f'{number}. {hit.score:.4f}  {hit.id}{place}{more}'), '   ' + ' '.join(words)]
 
 # %% ../nbs/63_hits.ipynb #ed09b213
 class Hits(list):
@@ -207,6 +209,14 @@ class Hits(list):
         for number,hit in enumerate(self, 1):
             yield from hit_lines(number, hit, self.query, self.about, mark)
 
+    def files(self)->list: # Such as 'src/cache.py:12', which editors open
+        "Each document once, where its best hit begins."
+        found: dict = {}
+        for hit in self:
+            source, span = hit.metadata.get('source', ''), hit_span(hit.metadata)
+            found.setdefault(source, f'{source}:{span[0]}' if span else source)
+        return [printable(place) for place in found.values()]
+
     def __str__(self): return '\n'.join([*self.lines(), *self.notes]) or 'Nothing was found.'
 
     def _repr_html_(self):
@@ -215,4 +225,4 @@ class Hits(list):
             shown.append(hit_html(number, hit, self.query, self.about))
         if not self: shown.append(P('Nothing was found.'))
         page = Div(*shown, cls='coderank-hits')
-        return to_xml(page, indent=False)
+        return as_html(page)

@@ -11,6 +11,7 @@ import re, sys
 from collections.abc import Callable
 from fastcore.meta import delegates
 from fastcore.xml import B, P, to_xml
+from .show import printable
 from .command import InputError, command, one_of, print_json
 from .collection import sentence_of
 from .stores import opened
@@ -206,11 +207,13 @@ FIELDS = 'id', 'score', 'text', 'metadata', 'duplicates' # of a hit, in JSON
 def coderank_search(query:str, # What is asked
                     location:str=None, # A folder, or http://HOST:PORT of a server (needed)
                     json:bool=False, # Print the hits as JSON
+                    files:bool=False, # Print one line for each document: its path, and the line its best hit begins on
                     **kwargs):
     "Find the chunks that answer a question."
     if not location: raise InputError('Say where to search: --location FOLDER or http://HOST:PORT.')
     hits = search(query, location, **kwargs)
-    for note in hits.notes: print(note, file=sys.stderr)
+    for note in hits.notes: print(printable(note), file=sys.stderr)
+    if files: return print('\n'.join(hits.files()) or 'Nothing was found.')
     if json: return print_json([{field: hit[field] for field in FIELDS} for hit in hits])
     mark = bold if sys.stdout.isatty() else str
     print('\n'.join(hits.lines(mark)) or 'Nothing was found.')
