@@ -67,7 +67,9 @@ class VectorCache:
     ):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.db = sqlite3.connect(self.path, timeout=1)
+        try: self.db = sqlite3.connect(self.path, timeout=1)
+        except sqlite3.OperationalError as e:
+            raise InputError(f'{self.path} cannot be opened ({e}). Name another --out.') from None
         self._ids:dict[str, int] = {}
         self.damaged:Counter = Counter() # fingerprint: vectors that were read and did not agree with their checksum
         try: self._open()

@@ -47,6 +47,7 @@ def option_parser(func:Callable # What a command does
             parser._option_string_actions[f'--{name.replace("-", "_")}'] = action
             parser._option_string_actions[f'--{name.replace("_", "-")}'] = action
         action.option_strings = [f'--{name.replace("-", "_")}' for name in long] + short
+    parser.add_argument('--debug', action='store_true', help='Show the traceback of a fault')
     return parser
 
 # %% ../nbs/01_command.ipynb #222730b4
@@ -74,13 +75,17 @@ def run_command(func:Callable, # What the command does; its return value is the 
                )->int: # Exit code
     "Parse arguments, call a function, turn faults people can mend into one line."
     given = vars(option_parser(func).parse_args(argv))
-    args = {name: value for name,value in given.items() if name not in ('pdb', 'xtra')}  # fastcore's own
+    args = {name: value for name,value in given.items() if name not in ('pdb', 'xtra', 'debug')}  # of all commands
     try:
         with ending_on_signals(): return func(**args) or 0
     except Ended as e: return 128 + e.number
     except KeyboardInterrupt: return 130
     except InputError as e: why = str(e)
     except (OSError, ImportError) as e: why = f'{type(e).__name__}: {e}'
+    except Exception as e:
+        if given.get('debug'): raise
+        why = (f'{type(e).__name__}: {e}. This is a fault of this program, or of a library. '
+               'The same command with --debug shows where it happened; please report that.')
     line = printable(' '.join(why.split('\n')))
     print(f'{func.__name__}: {line}', file=sys.stderr)
     return 2

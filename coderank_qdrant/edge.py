@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .command import InputError
 from .places import write_json
 from .words import edge_library
-from .collection import KEYWORDS, Store, search_params, sentence_of
+from .collection import KEYWORDS, Store, is_description, search_params, sentence_of
 
 # %% ../nbs/56_edge.ipynb #9d1c7e50
 def _is_foreign(folder):
@@ -32,10 +32,12 @@ def read_description(folder:Path # Of a collection, or for one to be made
     if not file.is_file() and _is_foreign(folder):
         raise InputError(f'{folder} is there and is no collection of coderank_index. Name another --location.')
     if not (folder/'shard').is_dir(): return {}
-    try: return orjson.loads(file.read_bytes())
+    try: about = orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         why = sentence_of(error)
         raise InputError(f'{file} cannot be read ({why}). Remove {folder} and index again.') from None
+    if is_description(about): return about
+    raise InputError(f'{file} is no description of a collection. Remove {folder} and index again.')
 
 # %% ../nbs/56_edge.ipynb #fadbec92
 IN_USE = 'is in use by another process' # what is said of a folder that is open elsewhere

@@ -8,6 +8,7 @@ __all__ = ['LEAST', 'NAMED', 'are_numbers', 'is_vector', 'without_vectors', 'pay
 # %% ../nbs/54_payload.ipynb #ea7ded7e
 from .chunks import enrich
 from .content import link_share
+from .parsing import DEEPEST, as_text_below
 
 # %% ../nbs/54_payload.ipynb #93f314f8
 LEAST = 16 # numbers of a vector
@@ -32,15 +33,17 @@ def is_vector(key:str, # Where the value stands
 
 # %% ../nbs/54_payload.ipynb #c7cfac63
 def without_vectors(value, # Metadata, or a part of it
-                    left_out:list # Keys of the vectors that are left out; added to
-                   ): # The same without them
-    "Metadata as it is worth keeping; at any depth."
-    if isinstance(value, list): return [without_vectors(item, left_out) for item in value]
-    if not isinstance(value, dict): return value
+                    left_out:list, # Keys of the vectors that are left out; added to
+                    levels:int=DEEPEST # Lists and objects that may lie in each other
+                   ): # The same without them, and with what lies deeper as JSON in a string
+    "Metadata as it is worth keeping."
+    if not isinstance(value, (dict, list)): return value
+    if not levels: return as_text_below(value, 0)
+    if isinstance(value, list): return [without_vectors(item, left_out, levels - 1) for item in value]
     kept = {}
     for key,item in value.items():
         if is_vector(key, item): left_out.append(key)
-        else: kept[key] = without_vectors(item, left_out)
+        else: kept[key] = without_vectors(item, left_out, levels - 1)
     return kept
 
 # %% ../nbs/54_payload.ipynb #0c18ffd2

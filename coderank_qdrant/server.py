@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from fastcore.basics import patch
 from .command import InputError
-from .collection import KEYWORDS, Store, as_input_error, search_params, sentence_of
+from .collection import KEYWORDS, Store, as_input_error, is_description, search_params, sentence_of
 
 # %% ../nbs/57_server.ipynb #388c3ee8
 def _is_address(base):
@@ -142,7 +142,7 @@ class ServerStore(Store):
     def _read_about(self):
         if self.collection is None or not self.client.collection_exists(self.collection): return {}
         about = read_mark(self.client, self.collection)
-        if about is not None: return about
+        if about is not None and is_description(about): return about
         raise InputError(f'{self.name} was not made by coderank_index and is left alone. '
                          'Name another with --collection.')
 

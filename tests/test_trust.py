@@ -1,9 +1,9 @@
 "Only our own code runs, whatever lies in the folders of a run."
-import subprocess, sys
+import os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from conftest import summary_of, write_file
-from coderank_qdrant.command import InputError
+from coderank_qdrant.command import InputError, run_command
 
 PLANTED = 'torch', 'queue', 'transformers', 'numpy', 'coderank_qdrant', 'sitecustomize', 'accelerate'
 
@@ -60,3 +60,62 @@ def test_a_key_is_not_sent_where_others_can_read_it(tmp_path, monkeypatch):
     assert find_key() == 'from a file' and find_key('typed') == 'typed'
     monkeypatch.setenv('QDRANT_API_KEY_FILE', str(tmp_path/'nowhere'))
     with pytest.raises(InputError, match='cannot be read'): find_key()
+
+@pytest.fixture(scope='module')
+def finished(tiny, tmp_path_factory):
+    "A finished run and its collection, to be damaged."
+    from coderank_qdrant.index import index_run
+    from coderank_qdrant.pipeline import embed_corpus
+    root = tmp_path_factory.mktemp('finished')
+    write_file(root/'in', 'docs/a_chunks.json', ['a text', 'another text'])
+    embed_corpus(root/'in', root/'out', profile=str(tiny), devices='cpu')
+    index_run(root/'out', root/'index')
+    return root
+
+ODD = dict(null='null', number='3', list='[]', object='{}', deep='[' * 2000, bytes=b'\xff\xfe', empty='', part='{"format": 1}',
+           models='{"format": 1, "collection": "c", "models": [], "bm25": null, "navigation": "keep", "quantization": null}',
+           half='{"id": "a", "text": "t", "metadata": {}}', vector='{"id": "a", "text": "t", "embedding": null, "metadata": {"model": "x"}}')
+
+@pytest.mark.parametrize('kind', ODD)
+@pytest.mark.parametrize('file', ['index/collection.json', 'out/in_embeddings.jsonl', 'out/in_embedding_summary.json'])
+def test_files_that_are_read_again_may_hold_anything(file, kind, finished, tmp_path):
+    "Each damage is one sentence with the file's name, and nothing else."
+    from coderank_qdrant.index import index_run
+    from coderank_qdrant.search import search
+    root = shutil.copytree(finished, tmp_path/'w')
+    (root/file).write_bytes(ODD[kind] if isinstance(ODD[kind], bytes) else ODD[kind].encode())
+    with pytest.raises(InputError) as error:
+        if file.startswith('index'): search('text', root/'index', mode='sparse', device='cpu')
+        else: index_run(root/'out', tmp_path/'new')
+    assert Path(file).name in str(error.value) and '\n' not in str(error.value), error.value
+
+@pytest.mark.parametrize('make', [lambda p: p.write_text('x'), lambda p: os.mkfifo(p), lambda p: p.symlink_to('/nowhere/at/all'), lambda p: (p.mkdir(), (p/'vectors.sqlite').mkdir())],
+                         ids=['file', 'fifo', 'broken link', 'folder for a file'])
+def test_an_output_folder_that_is_none(make, tiny, finished, tmp_path):
+    from coderank_qdrant.pipeline import coderank_embed
+    make(tmp_path/'out')
+    codes = run_command(coderank_embed.__wrapped__, [str(finished/'in'), '--out', str(tmp_path/'out'), '--profile', str(tiny)])
+    assert codes == 2
+
+def test_a_fault_of_ours_is_a_line_too(capsys):
+    def broken(n:int): raise ZeroDivisionError('of our own')
+    assert run_command(broken, ['1']) == 2
+    said = capsys.readouterr().err
+    assert 'ZeroDivisionError: of our own' in said and '--debug' in said and 'Traceback' not in said
+    with pytest.raises(ZeroDivisionError): run_command(broken, ['1', '--debug'])
+
+@pytest.mark.parametrize('depth', [61, 127, 200, 260, 500, 900])
+def test_metadata_of_any_depth_is_kept(depth, tiny, tmp_path):
+    "Edge could not open its folder again from 126 levels on; planning ended with a traceback from 260 on."
+    from coderank_qdrant.index import index_run
+    from coderank_qdrant.pipeline import embed_corpus
+    from coderank_qdrant.search import search
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in/a_chunks.json').write_text('{"chunks": [{"content": "a text", "metadata": {"source": "a.md", "tree": ' + '[' * depth + ']' * depth + '}}]}')
+    run = embed_corpus(tmp_path/'in', tmp_path/'out', profile=str(tiny), devices='cpu')
+    assert any('JSON in a string' in problem['detail'] for problem in run.summary['problems'])
+    for _ in range(2): assert index_run(run, tmp_path/'index')['points'] == 1
+    hit, = search('text', tmp_path/'index', mode='sparse', device='cpu')
+    tree, levels = hit.metadata['tree'], 0
+    while isinstance(tree, list): tree, levels = tree[0], levels + 1
+    assert tree == '[' * (depth - levels) + ']' * (depth - levels), 'nothing of it is lost'
