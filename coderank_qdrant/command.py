@@ -47,7 +47,7 @@ def option_parser(func:Callable # What a command does
             parser._option_string_actions[f'--{name.replace("-", "_")}'] = action
             parser._option_string_actions[f'--{name.replace("_", "-")}'] = action
         action.option_strings = [f'--{name.replace("-", "_")}' for name in long] + short
-    parser.add_argument('--debug', action='store_true', help='Show the traceback of a fault')
+    parser.add_argument('--debug', action='store_true', help='Show the traceback of a fault (default: False)')
     return parser
 
 # %% ../nbs/01_command.ipynb #222730b4
