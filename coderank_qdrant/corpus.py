@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
 import orjson
-from .show import html_table, in_words
+from .show import html_table, in_ranges, in_words
 from .command import InputError
+from .places import file_bytes, link_words
 from .chunks import Chunk, chunk_id, enrich, mark, repair_text, text_hash
 from .content import chunk_type, content_type, guess_type
 from .sources import document, known_type, own_position
@@ -25,7 +26,7 @@ from .parsing import Broken, Parsed, Unreadable, bare_name, chunk_suffix, parse
 from .readers import TEXT_KEYS, entry_metadata, find_entries, find_text, keys_seen
 
 # %% ../nbs/14_corpus.ipynb #38290473
-SKIPPED = 'other_file', 'hidden', 'unreadable', 'not_json', 'no_chunks'
+SKIPPED = 'other_file', 'hidden', 'link', 'unreadable', 'not_json', 'no_chunks'
 
 @dataclass(frozen=True)
 class Problem:
@@ -48,11 +49,6 @@ def path_text(path # A path as the system has it
     return repair_text(str(path).replace(os.sep, '/'))
 
 # %% ../nbs/14_corpus.ipynb #cc7b4cf3
-def _size(file):
-    "Bytes of a file, 0 where nobody can tell."
-    try: return os.lstat(file).st_size
-    except OSError: return 0
-
 def hidden_problem(path:Path, # A hidden file, folder or link
                    root:Path # The corpus root
                   )->Problem:
@@ -60,7 +56,7 @@ def hidden_problem(path:Path, # A hidden file, folder or link
     files = [path]
     if path.is_dir() and not path.is_symlink():
         files = [Path(folder)/name for folder,_,names in os.walk(path) for name in names]
-    size = in_words(sum(map(_size, files)))
+    size = in_words(sum(map(file_bytes, files)))
     what = 'a hidden file' if files == [path] else f'a hidden folder of {len(files)} files'
     why = f'{what} ({size}), not read; rename it if it holds chunks'
     return Problem(path_text(path.relative_to(root)), 'hidden', why, files=len(files))
@@ -68,8 +64,13 @@ def hidden_problem(path:Path, # A hidden file, folder or link
 # %% ../nbs/14_corpus.ipynb #82659ab8
 def _is_hidden(name): return name.startswith('.')
 
-def _walk(root):
-    "All files below a folder, in any order, and a problem for each folder that cannot be opened or is hidden."
+def _links(folder, names, root):
+    "A problem for each link among some names."
+    said = {name: link_words(folder/name, root.resolve()) for name in names}
+    return {name: Problem(path_text((folder/name).relative_to(root)), 'link', why) for name,why in said.items() if why}
+
+def _walk(root, follow_links=False):
+    "All files below a folder, in any order, and a problem for each that is hidden, a link, or cannot be opened."
     files, problems, seen = [], [], set()
     def failed(error):
         folder = path_text(os.path.relpath(error.filename, root))
@@ -81,8 +82,11 @@ def _walk(root):
             continue
         seen.add(real)
         problems += [hidden_problem(Path(folder)/name, root) for name in sorted([*subs, *names]) if _is_hidden(name)]
-        subs[:] = sorted(name for name in subs if not _is_hidden(name))
-        files += [Path(folder)/name for name in names if not _is_hidden(name)]
+        named = sorted(name for name in [*subs, *names] if not _is_hidden(name))
+        links = {} if follow_links else _links(Path(folder), named, root)
+        problems += links.values()
+        subs[:] = sorted(name for name in subs if not _is_hidden(name) and name not in links)
+        files += [Path(folder)/name for name in names if not _is_hidden(name) and name not in links]
     return files, problems
 
 # %% ../nbs/14_corpus.ipynb #2ee04e71
@@ -98,10 +102,11 @@ def why_other(file:Path # Any file
     return '' if chunk_suffix(file.name) else 'no chunk file by its name'
 
 # %% ../nbs/14_corpus.ipynb #c3a1e9cd
-def find_files(root:Path # The corpus root
+def find_files(root:Path, # The corpus root
+               follow_links:bool=False # Go where links lead?
               )->tuple: # The chunk files in order, and a list of `Problem` for all others
     "The files of a tree, sorted by path; what is no chunk file becomes a problem with its size."
-    files, problems = _walk(root)
+    files, problems = _walk(root, follow_links)
     files.sort(key=lambda file: file.relative_to(root).parts)
     chunk_files = []
     _has_cache.cache_clear()
@@ -111,7 +116,7 @@ def find_files(root:Path # The corpus root
             chunk_files.append(file)
             continue
         name = path_text(file.relative_to(root))
-        problems.append(Problem(name, 'other_file', f'{why} ({in_words(_size(file))})'))
+        problems.append(Problem(name, 'other_file', f'{why} ({in_words(file_bytes(file))})'))
     return chunk_files, problems
 
 # %% ../nbs/14_corpus.ipynb #6af9bfaa
@@ -142,16 +147,6 @@ class RawChunk:
     @property
     def origin(self): return f'{self.file}\n{self.source}'
 
-# %% ../nbs/14_corpus.ipynb #6e916124
-def _ranges(numbers, most=30):
-    "`[0, 1, 2, 5]` as '0-2, 5'."
-    runs:list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][-1] + 1: runs[-1][1:] = [n]
-        else: runs.append([n])
-    words = ['-'.join(map(str, run)) for run in runs[:most]]
-    return ', '.join(words) + (', ...' if len(runs) > most else '')
-
 # %% ../nbs/14_corpus.ipynb #4f563edd
 def raw_chunk(text:str, # What is embedded
               metadata:dict, # What its entry says about itself
@@ -181,7 +176,7 @@ def entry_problems(bad:dict, # (kind, why): numbers of entries
     for (kind,why),numbers in bad.items():
         where = 'lines' if kind == 'broken_line' else 'entries'
         more = hint if kind == 'no_text' else ''
-        problems.append(Problem(name, kind, f'{where} {_ranges(numbers)}: {why}{more}', len(numbers)))
+        problems.append(Problem(name, kind, f'{where} {in_ranges(numbers)}: {why}{more}', len(numbers)))
     return problems
 
 # %% ../nbs/14_corpus.ipynb #c452e59e
@@ -377,7 +372,7 @@ def _try_file(file, rel, text_key=None, source_key=None):
     except Unreadable as e: kind, why = 'unreadable', str(e)
     except orjson.JSONDecodeError as e: kind, why = 'not_json', f'not JSON: {e}'
     except ValueError as e: kind, why = 'no_chunks', str(e)
-    return [], [Problem(path_text(rel), kind, f'{why} ({in_words(_size(file))})')], 0
+    return [], [Problem(path_text(rel), kind, f'{why} ({in_words(file_bytes(file))})')], 0
 
 # %% ../nbs/14_corpus.ipynb #bcfa894c
 def merge_notes(problems:list # Of `Problem`
@@ -396,7 +391,8 @@ def merge_notes(problems:list # Of `Problem`
 def read_corpus(root, # Folder of chunk files
                 collection:str=None, # Name of the corpus; the folder's own by default
                 text_key:str|None=None, # The key with the text, or several with dots between them; looked at first
-                source_key:str|None=None # The key with the path of the document; looked at first
+                source_key:str|None=None, # The key with the path of the document; looked at first
+                follow_links:bool=False # Go where links lead?
                )->Corpus: # Its chunks and problems; raises `FileNotFoundError` if there is no such folder
     "Read a tree of chunk files, losing nothing without saying so."
     root = Path(root)
@@ -404,7 +400,7 @@ def read_corpus(root, # Folder of chunk files
         raise FileNotFoundError(f'Directory not found at {root}. '
                                 'Please upload the output/qdrant_ecosystem folder as a Kaggle dataset.')
     collection = repair_text(collection or root.resolve().name)
-    files, problems = find_files(root)
+    files, problems = find_files(root, follow_links)
     looked_at = len(files) + sum(problem.files for problem in problems)
     raws, found = [], 0
     for file in files:
@@ -437,10 +433,11 @@ def usable_corpus(root, # Folder of chunk files
                   collection:str=None, # Name of the corpus; the folder's own by default
                   limit:int=None, # Chunks to take, from the beginning; all by default
                   text_key:str|None=None, # The key with the text; looked at first
-                  source_key:str|None=None # The key with the path of the document; looked at first
+                  source_key:str|None=None, # The key with the path of the document; looked at first
+                  follow_links:bool=False # Go where links lead?
                  )->Corpus: # Raises `FileNotFoundError` or `InputError`
     "Read a corpus that has something in it."
-    corpus = read_corpus(root, collection, text_key, source_key)
+    corpus = read_corpus(root, collection, text_key, source_key, follow_links)
     if not corpus.collection.strip() or set(corpus.collection) & set('/\\\0'):
         raise InputError(f'--collection {corpus.collection!r} cannot be part of a file name. Leave out slashes.')
     if not corpus.chunks: raise InputError(_why_nothing(corpus))

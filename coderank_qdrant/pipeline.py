@@ -378,6 +378,7 @@ def embed_corpus(root, # Folder of chunk files
                  verify:int=0, # Texts of each model to embed again, each row alone, while it is loaded
                  text_key:str=None, # Key of the chunks' text, such as body or data.text; tried before the usual ones
                  source_key:str=None, # Key of the path of their document; tried before the usual ones
+                 follow_links:bool=False, # Go where links in the input lead, also out of it
                  engine:str='local', # Where workers are: local, this machine, or ray, a cluster
                  address:str=None, # Of the cluster: HOST:PORT of its head, or auto; else Ray starts on this machine
                  keep:bool=False # Leave models loaded for the next call in this process? `release_models` ends them
@@ -398,7 +399,8 @@ def embed_corpus(root, # Folder of chunk files
         pick_precision(precision, found)  # before anything is made
         insist = devices != 'auto'
         asked = Asked(Path(out), profile, found, options, insist, dry_run, stop_after, parquet, verify, started)
-        corpus = with_headers(usable_corpus(root, collection, limit, text_key, source_key), header)
+        corpus = usable_corpus(root, collection, limit, text_key, source_key, follow_links)
+        corpus = with_headers(corpus, header)
         return run_asked(asked, corpus, teams)
 
 # %% ../nbs/51_pipeline.ipynb #84dde823

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OTHER_MOUNTS', 'DEEPEST', 'MOST_FOLDERS', 'WIDEST', 'on_kaggle', 'work_dir', 'mounts', 'plain_name', 'named_below',
-           'find_input', 'subfolders', 'entered', 'walk_folders', 'free_bytes', 'kept_file', 'recall', 'remember',
-           'written_whole', 'write_json', 'file_facts']
+           'find_input', 'subfolders', 'entered', 'walk_folders', 'link_words', 'file_bytes', 'free_bytes', 'kept_file',
+           'recall', 'remember', 'written_whole', 'write_json', 'file_facts']
 
 # %% ../nbs/03_places.ipynb #e4b2d586
 import hashlib, os, shutil
@@ -108,6 +108,23 @@ def walk_folders(root, # The first folder
         left_out += wide
     if level: left_out.append(f'nothing below a depth of {DEEPEST} folders was searched')
     return seen, left_out
+
+# %% ../nbs/03_places.ipynb #33e200b7
+def link_words(path:Path, # Any file or folder
+               root:Path # The folder that is read, without links in its own path
+              )->str: # '' for what is no link, or a broken one
+    "Where a link leads, and why it is not followed."
+    if not path.is_symlink() or not path.exists(): return ''
+    target = path.resolve()
+    if target == root or root in target.parents:
+        return f'a link to {target.relative_to(root).as_posix()}, which is read there'
+    return 'a link that leads out of the folder, not followed; --follow_links insists'
+
+def file_bytes(file # A path
+              )->int: # 0 where nobody can tell
+    "The size of a file, or of a link itself."
+    try: return os.lstat(file).st_size
+    except OSError: return 0
 
 # %% ../nbs/03_places.ipynb #20d4d146
 def free_bytes(folder # One that may not be there yet

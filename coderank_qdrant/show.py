@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNSEEN', 'COLOURS', 'GOOD', 'NEUTRAL', 'CAREFUL', 'BAD', 'STATES', 'TRACK', 'LINE_CSS', 'SMALL', 'FONT', 'in_words',
-           'gib', 'clock', 'number', 'harmless', 'printable', 'plain', 'is_number', 'cell_text', 'column_sides',
-           'table_row', 'html_table', 'file_row', 'file_table', 'new_figure', 'coloured', 'as_html']
+           'gib', 'clock', 'number', 'in_ranges', 'harmless', 'printable', 'plain', 'is_number', 'cell_text',
+           'column_sides', 'table_row', 'html_table', 'file_row', 'file_table', 'new_figure', 'coloured', 'as_html']
 
 # %% ../nbs/00_show.ipynb #ad402f4c
 import re
@@ -44,6 +44,18 @@ def number(n:float|None # What is not known is a dash, not a zero
           )->str: # With thousands separated
     "A whole number as people read it."
     return '-' if n is None else f'{n:,.0f}'
+
+# %% ../nbs/00_show.ipynb #d727e20a
+def in_ranges(numbers:list, # Whole numbers, rising
+              most:int=30 # Ranges said at the most
+             )->str: # Such as '0-2, 5'
+    "Many numbers in few words."
+    runs:list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1: runs[-1][1:] = [n]
+        else: runs.append([n])
+    words = ['-'.join(map(str, run)) for run in runs[:most]]
+    return ', '.join(words) + (', ...' if len(runs) > most else '')
 
 # %% ../nbs/00_show.ipynb #ea90fbca
 # control characters, and those that turn the direction of writing (Unicode's Bidi_Control)

@@ -119,3 +119,35 @@ def test_metadata_of_any_depth_is_kept(depth, tiny, tmp_path):
     tree, levels = hit.metadata['tree'], 0
     while isinstance(tree, list): tree, levels = tree[0], levels + 1
     assert tree == '[' * (depth - levels) + ']' * (depth - levels), 'nothing of it is lost'
+
+@pytest.fixture
+def linked(tmp_path):
+    "A corpus with links to a file and a folder outside, to a file and a folder of its own, and in a circle."
+    outside = tmp_path/'outside'
+    write_file(outside, 'secret_chunks.json', ['a text of somebody else'], 'secret.md')
+    root = tmp_path/'in'
+    write_file(root, 'docs/a_chunks.json', ['a text', 'another text'], 'a.md')
+    for path,target in {'docs/secret_chunks.json': outside/'secret_chunks.json', 'outside': outside, 'docs/same_chunks.json': 'a_chunks.json', 'copy': root/'docs', 'docs/circle': root}.items():
+        (root/path).symlink_to(target)
+    return root
+
+def test_links_stay_inside_and_change_nothing(linked, tmp_path):
+    from coderank_qdrant.corpus import read_corpus
+    plain = read_corpus(shutil.copytree(linked, tmp_path/'plain/in', ignore=lambda folder, names: [name for name in names if Path(folder, name).is_symlink()]))
+    found = read_corpus(linked)
+    assert [(chunk.id, chunk.text) for chunk in found.chunks] == [(chunk.id, chunk.text) for chunk in plain.chunks]
+    said = {problem.path: problem.detail for problem in found.problems if problem.kind == 'link'}
+    assert set(said) == {'docs/secret_chunks.json', 'outside', 'docs/same_chunks.json', 'copy', 'docs/circle'}
+    assert {path for path,why in said.items() if '--follow_links' in why} == {'outside', 'docs/secret_chunks.json'}
+    assert found.skipped_files == 5 and found.found == len(found.chunks) == 2
+    assert 'a text of somebody else' in [chunk.text for chunk in read_corpus(linked, follow_links=True).chunks]
+
+def test_a_corpus_of_links_says_what_to_do(linked, tmp_path):
+    "As in the cache of a hub, where every file is a link to a folder beside it."
+    from coderank_qdrant.corpus import read_corpus, usable_corpus
+    (tmp_path/'links').mkdir()
+    (tmp_path/'links/a_chunks.json').symlink_to(linked/'docs/a_chunks.json')
+    with pytest.raises(InputError, match='--follow_links'): usable_corpus(tmp_path/'links')
+    (tmp_path/'way').symlink_to(linked)
+    assert len(read_corpus(tmp_path/'way').chunks) == 2, 'the folder that is named may be reached by a link'
+    assert len(usable_corpus(tmp_path/'links', follow_links=True).chunks) == 2
