@@ -82,6 +82,9 @@ class VectorCache:
         for setting in 'locking_mode=exclusive', 'journal_mode=wal', 'synchronous=normal':
             self.db.execute(f'pragma {setting}')
         version, = self.db.execute('pragma user_version').fetchone()
+        others = self.db.execute("select name from sqlite_master where type='table' limit 1").fetchone()
+        if version == 0 and others:
+            self._refuse(f'is a database of another program (it has a table {others[0]}). Name another --out')
         if version > FORMAT:
             self._refuse(f'has format {version}, this version reads {FORMAT}. Name another --out')
         with self.db:

@@ -440,6 +440,8 @@ def usable_corpus(root, # Folder of chunk files
     corpus = read_corpus(root, collection, text_key, source_key, follow_links)
     if not corpus.collection.strip() or set(corpus.collection) & set('/\\\0'):
         raise InputError(f'--collection {corpus.collection!r} cannot be part of a file name. Leave out slashes.')
+    if len(os.fsencode(corpus.collection)) > 200:
+        raise InputError(f'--collection has {len(corpus.collection)} characters, too many for the name of a file.')
     if not corpus.chunks: raise InputError(_why_nothing(corpus))
     if limit is not None and limit < 1:
         raise InputError(f'--limit {limit}: at least one chunk is needed.')

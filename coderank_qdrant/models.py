@@ -124,8 +124,10 @@ def read_config(folder, # A model's folder
     "One of the files that describe a model."
     file = Path(folder)/name
     if not file.is_file(): return {} if default is None else default
-    try: return orjson.loads(file.read_bytes())
+    try: found = orjson.loads(file.read_bytes())
     except orjson.JSONDecodeError as e: raise InputError(f'{file} is not JSON ({e}). Copy the model again.') from None
+    if isinstance(found, dict if default is None else type(default)): return found
+    raise InputError(f'{file} holds no {"object" if default is None else "list"}. Copy the model again.')
 
 # %% ../nbs/15_models.ipynb #95e49c91
 def positions(config:dict # A config.json
@@ -142,6 +144,9 @@ def folder_card(folder:Path, # A model's folder
     rows = read_config(folder, 'sentence_bert_config.json')
     prompts = read_config(folder, 'config_sentence_transformers.json').get('prompts') or {}
     longest = rows.get('max_seq_length') or min(positions(config) or 512, 2048)
+    if not isinstance(longest, int) or longest < 16:
+        raise InputError(f'{folder} reads rows of {longest} tokens by its sentence_bert_config.json; at least 16 are '
+                         'needed. Correct max_seq_length there.')
     return ModelCard(name or folder.resolve().name, max_length=longest,
                      query_prompt=prompts.get('query', ''), document_prompt=prompts.get('document', ''))
 

@@ -1,5 +1,5 @@
 "Only our own code runs, whatever lies in the folders of a run."
-import os, shutil, subprocess, sys
+import os, shutil, sqlite3, subprocess, sys
 from pathlib import Path
 import pytest
 from conftest import summary_of, write_file
@@ -151,3 +151,25 @@ def test_a_corpus_of_links_says_what_to_do(linked, tmp_path):
     (tmp_path/'way').symlink_to(linked)
     assert len(read_corpus(tmp_path/'way').chunks) == 2, 'the folder that is named may be reached by a link'
     assert len(usable_corpus(tmp_path/'links', follow_links=True).chunks) == 2
+
+@pytest.mark.parametrize('name,text', [('sentence_bert_config.json', 'null'), ('sentence_bert_config.json', '[]'), ('sentence_bert_config.json', '{"max_seq_length": 2}'),
+                                       ('sentence_bert_config.json', '{"max_seq_length": "long"}'), ('config.json', 'null'), ('config.json', '[]'), ('config.json', '3'),
+                                       ('config.json', '[' * 2000), ('modules.json', 'null'), ('modules.json', '{}'), ('config_sentence_transformers.json', '[]'), ('tokenizer.json', 'null')])
+def test_a_model_folder_may_hold_anything(name, text, tiny, finished, tmp_path):
+    "What cannot work is refused before anything is computed, with the name of the folder."
+    from coderank_qdrant.pipeline import embed_corpus
+    model = shutil.copytree(tiny, tmp_path/'odd')
+    (model/name).write_text(text)
+    with pytest.raises(InputError) as error: embed_corpus(finished/'in', tmp_path/'out', profile=str(model), devices='cpu')
+    assert 'odd' in str(error.value) and not list((tmp_path/'out').glob('*.jsonl'))[1:], error.value
+
+def test_what_cannot_be_a_file_is_refused_early(tiny, finished, tmp_path):
+    from coderank_qdrant.pipeline import embed_corpus
+    with pytest.raises(InputError, match='too many for the name of a file'):
+        embed_corpus(finished/'in', tmp_path/'out', profile=str(tiny), devices='cpu', collection='x' * 300)
+    assert not (tmp_path/'out').exists()
+    (tmp_path/'theirs').mkdir()
+    db = sqlite3.connect(tmp_path/'theirs/vectors.sqlite')
+    db.execute('create table models (name)')
+    db.close()
+    with pytest.raises(InputError, match='a database of another program'): embed_corpus(finished/'in', tmp_path/'theirs', profile=str(tiny), devices='cpu')
