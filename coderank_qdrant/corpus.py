@@ -325,10 +325,11 @@ def guess_words(corpus:Corpus)->str: # '' where nothing was guessed
 
 # %% ../nbs/14_corpus.ipynb #ba28f867
 def sharing(raws:list, # Of `RawChunk`
-            collection:str # Name of the corpus
+            collection:str, # Name of the corpus
+            marked:dict # origin: what a document is called instead of its name
            )->dict: # origin: a `RawChunk` of that document
     "The documents that have an id in common with another."
-    ids = [chunk_id(collection, raw.subdir, raw.filename, raw.position) for raw in raws]
+    ids = [chunk_id(collection, raw.subdir, marked.get(raw.origin, raw.filename), raw.position) for raw in raws]
     times = Counter(ids)
     shared = {}
     for raw,id in zip(raws, ids, strict=True):
@@ -355,11 +356,12 @@ def name_chunks(raws:list, # Of `RawChunk`
                 collection:str # Name of the corpus
                )->tuple: # List of `Chunk` with distinct ids, list of `Problem`
     "Give all chunks their ids."
-    shared = sharing(raws, collection)
-    marked = {origin: mark(raw.filename, origin) for origin,raw in shared.items()}
+    marked: dict = {}
+    while shared := sharing(raws, collection, marked):  # again, since a mark may be the name of another document
+        marked |= {origin: mark(marked.get(origin, raw.filename), origin) for origin,raw in shared.items()}
     chunks = [with_id(raw, collection, marked.get(raw.origin, raw.filename)) for raw in raws]
     problems = []
-    for origin,raw in shared.items():
+    for origin,raw in {raw.origin: raw for raw in raws if raw.origin in marked}.items():
         why = f'another document is called {raw.filename} too; the ids of this one say {marked[origin]}'
         problems.append(Problem(path_text(raw.file), 'same_id', why))
     return chunks, problems
@@ -410,8 +412,7 @@ def read_corpus(root, # Folder of chunk files
         found += entries
     chunks, shared = name_chunks(raws, collection)
     problems = merge_notes(problems + shared)
-    lost = sum(problem.chunks for problem in problems)
-    assert found == len(chunks) + lost, 'a chunk entry is neither a chunk nor a problem'
+    assert found == len(chunks) + sum(problem.chunks for problem in problems), 'an entry is neither chunk nor problem'
     return Corpus(root, collection, chunks, problems, looked_at, found)
 
 # %% ../nbs/14_corpus.ipynb #d2f3343a

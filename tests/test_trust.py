@@ -1,7 +1,8 @@
 "Only our own code runs, whatever lies in the folders of a run."
-import os, shutil, sqlite3, subprocess, sys
+import json, os, shutil, sqlite3, subprocess, sys, tempfile
 from pathlib import Path
 import pytest
+from hypothesis import given, settings, strategies as st
 from conftest import summary_of, write_file
 from coderank_qdrant.command import InputError, run_command
 
@@ -173,3 +174,23 @@ def test_what_cannot_be_a_file_is_refused_early(tiny, finished, tmp_path):
     db.execute('create table models (name)')
     db.close()
     with pytest.raises(InputError, match='a database of another program'): embed_corpus(finished/'in', tmp_path/'theirs', profile=str(tiny), devices='cpu')
+
+NAMES = 'a.md', 'A.md', 'a.MD', 'caf\u00e9.md', 'cafe\u0301.md', 'b:a.md', 'a.md:chunk:0', 'x/a.md', 'y/a.md', 's/a.md', '../a.md', 'a.md~', '\u202ea.md'
+FILES = 's/one.json', 's/two.json', 's/ONE.json', 's:b/one.json', 's/b/a.md_chunks.json', 'one.json', 'S/one.json', 's/caf\u00e9.json', 's/cafe\u0301.json'
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from(FILES), st.lists(st.sampled_from(NAMES), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_ids_are_distinct_whatever_coincides(tree):
+    "Names, sources, case, Unicode forms, separators; and documents that are called as another one is marked."
+    from coderank_qdrant.corpus import read_corpus
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)/'c'
+        def put(path, sources):
+            (root/path).parent.mkdir(parents=True, exist_ok=True)
+            (root/path).write_text(json.dumps([dict(text=f'text {i}', source=source) for i,source in enumerate(sources)]))
+        for path,sources in tree.items(): put(path, sources)
+        first = read_corpus(root)
+        put('s/marks.json', [chunk.id.split(':', 2)[2].rpartition(':chunk:')[0] for chunk in first.chunks])
+        for corpus in first, read_corpus(root):
+            ids = [chunk.id for chunk in corpus.chunks]
+            assert len(set(ids)) == len(ids) == corpus.found
