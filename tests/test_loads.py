@@ -12,7 +12,7 @@ from coderank_qdrant.placement import place_model
 from coderank_qdrant.routing import PROFILES
 from coderank_qdrant.search import search
 from coderank_qdrant.teams import KEPT, release_models
-import coderank_qdrant.embedding, coderank_qdrant.pipeline, coderank_qdrant.questions, coderank_qdrant.workers
+import coderank_qdrant.distributed, coderank_qdrant.embedding, coderank_qdrant.pipeline, coderank_qdrant.questions, coderank_qdrant.workers
 
 @pytest.fixture
 def loads(monkeypatch):
@@ -41,12 +41,12 @@ def two_models(tmp_path, monkeypatch):
 
 def narrow(monkeypatch, folder):
     "A processor with room for one model at a time."
-    real = coderank_qdrant.pipeline.find_devices
+    real = coderank_qdrant.distributed.find_devices
     models = [folder/'models/small', folder/'models/large']
     needs = [place_model(m.name, count_weights(m), real('cpu'), shape=m, batch=usual_batch(512, False)).need for m in models]
     few = sum(needs) - 1
     assert few > max(needs)
-    monkeypatch.setattr(coderank_qdrant.pipeline, 'find_devices', lambda spec='auto': tuple(replace(d, memory=few) for d in real(spec)))
+    monkeypatch.setattr(coderank_qdrant.distributed, 'find_devices', lambda spec='auto': tuple(replace(d, memory=few) for d in real(spec)))
 
 def run_all(folder, profile='two', **options):
     "What the Kaggle notebook does: plan, run, index, ask."
