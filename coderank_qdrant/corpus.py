@@ -66,7 +66,8 @@ def _is_hidden(name): return name.startswith('.')
 
 def _links(folder, names, root):
     "A problem for each link among some names."
-    said = {name: link_words(folder/name, root.resolve()) for name in names}
+    base = root.resolve()
+    said = {name: link_words(folder/name, base) for name in names}
     return {name: Problem(path_text((folder/name).relative_to(root)), 'link', why) for name,why in said.items() if why}
 
 def _walk(root, follow_links=False):
@@ -331,10 +332,7 @@ def sharing(raws:list, # Of `RawChunk`
     "The documents that have an id in common with another."
     ids = [chunk_id(collection, raw.subdir, marked.get(raw.origin, raw.filename), raw.position) for raw in raws]
     times = Counter(ids)
-    shared = {}
-    for raw,id in zip(raws, ids, strict=True):
-        if times[id] > 1: shared[raw.origin] = raw
-    return shared
+    return {raw.origin: raw for raw,id in zip(raws, ids, strict=True) if times[id] > 1}
 
 # %% ../nbs/14_corpus.ipynb #12ea5452
 def with_id(raw:RawChunk, # As it was read

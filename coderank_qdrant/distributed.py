@@ -217,10 +217,9 @@ def node_weights(task:Task # What is to be loaded
 
 class Hired:
     "What an actor of Ray does."
-    def hello(self)->tuple: # Address of its machine; its process's number
-        "Say where it runs, which is known as soon as it does."
-        import ray
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+    def hello(self)->tuple: # ('here',)
+        "The first answer, which comes as soon as the actor has found room."
+        return 'here',
 
     def load(self,
         card:dict, # Fields of a `ModelCard`
@@ -257,18 +256,18 @@ def pass_on(ray, # The module, joined
             patience:float # Seconds in which the first one has to come
            ):
     "Wait for an actor's answers, in the order in which it was asked."
-    first = True
-    while (reference := asked.get()) is not None:
-        try: answer = ray.get(reference, timeout=patience if first else None)
-        except ray.exceptions.GetTimeoutError:
-            answer = 'failed', f'no node of the cluster had room for it in {patience:.0f} s'
-        except ray.exceptions.RayError as error: answer = 'died', cause(error)
-        if first and isinstance(answer[0], str) and answer[0] not in ('failed', 'died'): answer = None
-        first = False
-        if answer is None: continue
-        answers.append(answer)
-        try: bell.send(b'.')
-        except OSError: return  # the worker was replaced
+    seconds: float|None = patience
+    with bell:
+        while (reference := asked.get()) is not None:
+            try: answer = ray.get(reference, timeout=seconds)
+            except ray.exceptions.GetTimeoutError:
+                answer = 'failed', f'no node of the cluster had room for it in {patience:.0f} s'
+            except ray.exceptions.RayError as error: answer = 'died', cause(error)
+            seconds = None
+            if answer[0] == 'here': continue
+            answers.append(answer)
+            try: bell.send(b'.')
+            except OSError: return  # the worker was replaced
 
 @dataclass(frozen=True)
 class Seat:
@@ -376,8 +375,8 @@ def team_starter(ray, # The module, joined
         seat = seat_of(devices[0], nodes, len(devices))
         task = replace(task, threads=seat.cpus)
         def hire(i):
-            device = 'cpu' if seat.gpus == 0 else devices[i] if i < len(devices) else f'cuda:{i}'
-            name = f'cpu {i + 1}' if device == 'cpu' else device
+            if not seat.gpus: device, name = 'cpu', f'cpu {i + 1}'
+            else: device = name = devices[i] if i < len(devices) else f'cuda:{i}'
             return Distant(task, device, memory, i, name).at(ray, seat).start()
         team = [hire(i) for i in range(len(devices))]
         def seats(): return count_seats(find_nodes(ray))[0]

@@ -343,7 +343,7 @@ def index_run(out, # Output folder of a finished run, or a `Run`
     with told() as events:
         name = collection_name(collection, location, summary)
         with open_store(location, api_key, name) as store, reading(cache_file) as cache:
-            about = as_before(about, store.about)
+            if not recreate: about = as_before(about, store.about)
             prepare_store(store, about, recreate)
             slices = run_slices(jsonl, about, cache, batch, left_out)
             ids, written = fill_store(store, slices, events, batch, total, workers)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 import orjson
+from .show import printable
 from .command import InputError, command, print_json
 from .places import write_json
 
@@ -250,7 +251,7 @@ def sync_and_say(src, # As for `sync`
     "One round, and what came of it."
     report = sync(src, out, **kwargs)
     if json: print_json(report)
-    else: print(sync_words(report), file=sys.stderr, flush=True)
+    else: print(printable(sync_words(report)), file=sys.stderr, flush=True)
     return report
 
 def keep_watching(changes:queue.Queue, # From `watching`
@@ -264,7 +265,7 @@ def keep_watching(changes:queue.Queue, # From `watching`
         try: sync_and_say(src, out, **kwargs)
         except (InputError, OSError) as error:
             if not Path(src).is_dir(): raise InputError(f'{src} is gone. Watching ends.') from None
-            print(f'{error} Watching goes on.', file=sys.stderr, flush=True)
+            print(printable(f'{error} Watching goes on.'), file=sys.stderr, flush=True)
 
 # %% ../nbs/71_sync.ipynb #8f6dda94
 @command
@@ -282,7 +283,7 @@ def coderank_sync(src:str, # Folder of code and documents
                   api_key:str=None, # The server's key; QDRANT_API_KEY by default
                   recreate:bool=False, # Make a collection of another model or other settings anew
                   watch:bool=False, # Stay, and do the same after each change
-                  json:bool=False # Print what was done as JSON
+                  json:bool=False # Print what was done as JSON, with --watch a document for each round
                  ):
     "Chunk, embed and index a folder, or bring its collection up to date: only what changed is done again."
     asked: dict[str, Any] = dict(location=location, profile=profile, size=size, tokenizer=tokenizer, header=header)

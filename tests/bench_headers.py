@@ -19,7 +19,8 @@ from coderank_qdrant.questions import MODES, query_lists
 from coderank_qdrant.search import find_hits
 from coderank_qdrant.stores import opened
 
-CHOICES = 'none', 'none+path', 'none+symbols', 'none+path,symbols', 'none+path,symbols,headings', 'path', 'symbols', 'path,symbols'
+CHOICES = 'none', 'none+path', 'none+symbols', 'none+path,symbols', 'none+path,symbols,headings', 'path', 'symbols', \
+          'path,symbols', 'path,headings'
 
 def indexed(root, folder, choice):
     "A run with a header, and its collection, whose words may have another one behind a +."

@@ -93,3 +93,5 @@ def test_a_collection_from_before_goes_on_as_it_was(corpus, tmp_path):
     file.write_text(json.dumps(told))
     assert index_run(run, tmp_path/'index')['written'] == 0
     assert 'header' not in json.loads(file.read_text())['bm25'] and search('ledger', tmp_path/'index', mode='sparse', device='cpu') == []
+    assert index_run(run, tmp_path/'index', recreate=True)['written'] == 10, 'made anew, it counts words as a new one does'
+    assert search('ledger', tmp_path/'index', mode='sparse', device='cpu')
