@@ -18,11 +18,15 @@ def run_cli(*args, command='coderank_embed', module='pipeline', timeout=900, **k
     code = f'import sys; from coderank_qdrant.{module} import {command} as c; sys.exit(c())'
     return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, timeout=timeout, **kw)
 
+def as_usual():
+    "Signals as in a terminal: a shell ignores SIGINT in what it runs in the background, and nohup SIGHUP."
+    for number in signal.SIGINT, signal.SIGHUP: signal.signal(number, signal.SIG_DFL)
+
 def start_cli(*args, env=None):
     "The embedding command, started and left running."
     code = 'import sys; from coderank_qdrant.pipeline import coderank_embed as c; sys.exit(c())'
     return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # it is ignored in what a shell runs in the background
+                            preexec_fn=as_usual)
 
 def read_jsonl(path): return [json.loads(l) for l in Path(path).read_text(encoding='utf-8').splitlines()]
 def summary_of(out, name): return json.loads((Path(out)/SUMMARY.format(name)).read_text())

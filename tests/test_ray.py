@@ -102,7 +102,7 @@ def test_a_cluster_that_has_less_than_is_asked_for(cluster, tiny, subset, tmp_pa
 def test_nodes_that_leave_and_join(cluster, tiny, subset, undisturbed, faulty, tmp_path):
     p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *on(cluster), env=faulty('slow:over0'))
     wait_for(lambda: computing(tmp_path/'out'), 'it computes')
-    cluster.remove_node(cluster.nodes.pop())
+    cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
     cluster.nodes.append(cluster.add_node(num_cpus=1))
     said = p.communicate(timeout=240)[1]
     assert p.returncode == 0, said
