@@ -24,7 +24,7 @@ def content_type(source:str # Path of the source document
     return 'docs' if is_docs(source) else 'other'
 
 # %% ../nbs/09_content.ipynb #0a9e8e60
-_fence = re.compile(r'^(`{3,}|~{3,})[^\n]*\n.*?(?:^\1[^\n]*$|\Z)', re.M | re.S)
+_fence = re.compile(r'^(`{3,}+|~{3,}+)[^\n]*+\n.*?(?:^\1[^\n]*$|\Z)', re.M | re.S)
 
 def fenced_share(text:str # A chunk of Markdown
                 )->float: # Between 0 and 1

@@ -119,7 +119,7 @@ def names_in_text(text:str # A piece of code
     return tuple(dict.fromkeys(name or other for name,other in DEFINING.findall(text)))
 
 # %% ../nbs/62_ranking.ipynb #191eb662
-HEADING = re.compile(r'^#{1,6}[ \t]+(.+?)[ \t#]*$', re.M)
+HEADING = re.compile(r'^#{1,6}[ \t]+(.*[^ \t#\n]|.)[ \t#]*$', re.M)
 
 def defined_names(text:str, # A piece
                   metadata:dict # What is known about it
@@ -130,7 +130,7 @@ def defined_names(text:str, # A piece
         return (*([last] if last else []), *HEADING.findall(text))
     symbol = metadata.get('symbol')
     if not symbol: return names_in_text(text)
-    return tuple(re.findall(r'([\w$]+)(?=\s*(?:>|,|$))', str(symbol)))
+    return tuple(re.findall(r'(?<![\w$])([\w$]++)(?=\s*(?:>|,|$))', str(symbol)))
 
 # %% ../nbs/62_ranking.ipynb #0bdb462a
 IN_WORDS = .5 # what a name counts that has all words of a question, of one that was named

@@ -1,9 +1,11 @@
 "Only our own code runs, whatever lies in the folders of a run."
 import json, os, shutil, sqlite3, subprocess, sys, tempfile
 from pathlib import Path
+import orjson
 import pytest
 from hypothesis import given, settings, strategies as st
 from conftest import summary_of, write_file
+from coderank_qdrant.corpus import read_corpus
 from coderank_qdrant.command import InputError, run_command
 
 PLANTED = 'torch', 'queue', 'transformers', 'numpy', 'coderank_qdrant', 'sitecustomize', 'accelerate'
@@ -194,3 +196,26 @@ def test_ids_are_distinct_whatever_coincides(tree):
         for corpus in first, read_corpus(root):
             ids = [chunk.id for chunk in corpus.chunks]
             assert len(set(ids)) == len(ids) == corpus.found
+
+DEEP = b'[' * 600 + b'1' + b']' * 600
+
+@pytest.mark.parametrize('written,key,kept', [
+    (b'"n": 1180591620717411303424', 'n', '1180591620717411303424'),
+    (b'"n": -9223372036854775809', 'n', '-9223372036854775809'),
+    (b'"n": 18446744073709551615', 'n', 2**64 - 1),
+    (b'"n": ' + b'9' * 6000, 'n', '9' * 6000),
+    (b'"n": [1, {"m": 100000000000000000000 }], "x": NaN', 'n', [1, {'m': '100000000000000000000'}]),
+    (b'"s": "the number 100000000000000000000, in words", "f": 1.5', 's', 'the number 100000000000000000000, in words'),
+    (b'"\\ud800": 1, "\\ud801": 2, "\\ufffd": 3', '\ufffd', 3),
+    (b'"\\ud800": 1, "\\ud801": 2', '\ufffd_', 2),
+    (b'"x": NaN, "deep": ' + DEEP, 'x', None),
+    (b'"x": "\\ud800", "deep": ' + DEEP, 'x', '\ufffd'),
+    (b'"n": 100000000000000000000, "deep": ' + DEEP, 'n', '100000000000000000000')])
+def test_metadata_keeps_its_digits_and_keys(written, key, kept, tmp_path):
+    "Nothing is rounded, merged or lost with its file because of what stands beside it."
+    file = tmp_path/'in/docs/a_chunks.json'
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b'{"chunks": [{"content": "a text", "metadata": {"source": "a.md", ' + written + b'}}]}')
+    chunk, = read_corpus(tmp_path/'in').chunks
+    assert chunk.metadata[key] == kept and type(chunk.metadata[key]) is type(kept)
+    orjson.dumps(chunk.metadata)
