@@ -433,6 +433,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.find_nodes': ( 'distributed.html#find_nodes',
                                                                                          'coderank_qdrant/distributed.py'),
+                                             'coderank_qdrant.distributed.has_left': ( 'distributed.html#has_left',
+                                                                                       'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.job_environment': ( 'distributed.html#job_environment',
                                                                                               'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.local_cpus': ( 'distributed.html#local_cpus',

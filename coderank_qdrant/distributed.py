@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HELLO', 'TOKEN', 'NOT_HERE', 'PATIENCE', 'ENGINES', 'ray_library', 'answers_http2', 'check_address',
-           'job_environment', 'start_ray', 'ray_session', 'Node', 'find_nodes', 'look_around', 'ask_node', 'cause',
-           'cluster_size', 'count_seats', 'cluster_devices', 'node_weights', 'Hired', 'pass_on', 'Seat', 'Distant',
-           'seat_of', 'take_up', 'team_starter', 'check_engine', 'crew', 'local_cpus']
+           'job_environment', 'start_ray', 'ray_session', 'Node', 'find_nodes', 'look_around', 'ask_node', 'has_left',
+           'cause', 'cluster_size', 'count_seats', 'cluster_devices', 'node_weights', 'Hired', 'pass_on', 'Seat',
+           'Distant', 'seat_of', 'take_up', 'team_starter', 'check_engine', 'crew', 'local_cpus']
 
 # %% ../nbs/45_distributed.ipynb #5c8d5f09
 import os, queue, shutil, socket, tempfile, threading, time
@@ -137,7 +137,7 @@ def ask_node(ray, # The module, joined
              node:Node, # Whom to ask
              gpu:bool, # About its cards?
              seconds:float=120 # To wait for an answer
-            )->Device: # One of its cards, or its processors; raises `InputError`
+            )->Device|None: # One of its cards, or its processors; None where it has left; raises `InputError`
     "What one machine of a cluster has."
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     there = NodeAffinitySchedulingStrategy(node.id, soft=False)
@@ -147,11 +147,20 @@ def ask_node(ray, # The module, joined
         raise InputError(f'Node {node.ip} gave no answer for {seconds:.0f} s. Are its GPUs in use by another job? '
                          '`ray status` tells.') from None
     except ray.exceptions.RayError as error:
+        if has_left(ray, node, error): return None
         raise InputError(f'Node {node.ip} cannot be used: {cause(error)}') from None
     if found['version'] != __version__:
         raise InputError(f'Node {node.ip} has coderank_qdrant {found["version"]}, and this is {__version__}. '
                          'Install the same version on every node.')
     return replace(Device(**found['device']), node=node.ip)
+
+def has_left(ray, # The module, joined
+             node:Node, # Who was asked
+             error:Exception # What Ray raised
+            )->bool: # Then the cluster is one machine smaller, which is no fault
+    "Whether a machine is gone: Ray lists one for some seconds after its end."
+    if isinstance(error, ray.exceptions.TaskUnschedulableError): return True
+    return node.id not in {other.id for other in find_nodes(ray)}
 
 def cause(error:Exception # What Ray raised
          )->str: # One line
@@ -190,11 +199,14 @@ def cluster_devices(ray, # The module, joined
     seats, gpu = count_seats(nodes, spec)
     if not seats: raise InputError(f'The cluster has {cluster_size(nodes)}, and so nothing to compute on.')
     asked = [node for node in nodes if (node.gpus if gpu else node.cpus)]
-    found = {node: ask_node(ray, node, gpu) for node in asked}
+    answers = {node: ask_node(ray, node, gpu) for node in asked}
+    found = {node: device for node,device in answers.items() if device}
+    if len(found) < len(asked): seats, gpu = count_seats(list(found), spec)
+    if not found: raise InputError('The nodes of the cluster that could compute have just left.')
     if gpu:
-        every = [found[node] for node in asked for _ in range(node.gpus)]
+        every = [device for node,device in found.items() for _ in range(node.gpus)]
         return tuple(replace(device, id=f'cuda:{i}') for i,device in enumerate(every[:seats]))
-    most = -(-seats // len(asked))  # workers on one machine, which share its memory
+    most = -(-seats // len(found))  # workers on one machine, which share its memory
     least = min(found.values(), key=lambda device: device.memory)
     return (replace(least, memory=least.memory // most),) * seats
 

@@ -172,9 +172,9 @@ def subset(tmp_path_factory, texts):
 
 FAULTS = '''
 # Makes a batch go wrong, from outside. FAULT is a kind, a colon, and which batches: a number (once in all processes),
-# 'over' and a number of tokens, or 'id' and a token.
+# 'over' and a number of tokens, 'id' and a token, or 'while' and a file that is there.
 import os, signal, sys, time
-if 'FAULT' in os.environ and not any('ray/' in a and 'default_worker' not in a for a in sys.orig_argv):
+if 'FAULT' in os.environ and not any('ray/' in a and a.endswith('.py') and 'default_worker' not in a for a in sys.orig_argv):
     import torch, coderank_qdrant.workers as p
     kind, _, where = os.environ['FAULT'].partition(':')
     real, seen = p.begin, [0]
@@ -191,6 +191,7 @@ if 'FAULT' in os.environ and not any('ray/' in a and 'default_worker' not in a f
     def begin(encoder, rows, exact=False):
         seen[0] += 1
         if where.startswith('over'): hit = len(rows) * max(map(len, rows)) > int(where[4:])
+        elif where.startswith('while'): hit = os.path.exists(where[5:])
         elif where.startswith('id'): hit = any(int(where[2:]) in r for r in rows)
         else: hit = seen[0] >= int(where) and first()
         if hit and kind == 'slow': time.sleep(.5)

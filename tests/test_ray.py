@@ -1,7 +1,8 @@
 "Workers in actors of Ray: what they give is what one machine gives, whoever dies; and what cannot work is one line."
 import json, os, random, signal, socket, sys, time
+from contextlib import suppress
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np, psutil, pytest
 from conftest import alive, all_gone, free_port, read_jsonl, run_cli, start_cli, summary_of, write_file
 from coderank_qdrant.command import InputError
 from coderank_qdrant.distributed import TOKEN, crew
@@ -23,8 +24,10 @@ def assert_same(out, undisturbed):
     assert [line['id'] for line in a] == [line['id'] for line in b]
     assert min(np.dot(x['embedding'], y['embedding']) for x,y in zip(a, b, strict=True)) >= .99999
 
-def events(out, kind): return [e for e in map(json.loads, (out/'metrics.jsonl').read_text().splitlines()) if e['event'] == kind]
-def computing(out): return (out/'metrics.jsonl').exists() and bool(events(out, 'batch'))
+def events(out, kind):
+    lines = (out/'metrics.jsonl').read_text().splitlines() if (out/'metrics.jsonl').exists() else []
+    return [e for e in map(json.loads, lines) if e['event'] == kind]
+def computing(out): return bool(events(out, 'batch'))
 
 def wait_for(ready, what, seconds=300):
     until = time.time() + seconds
@@ -73,13 +76,19 @@ def test_a_text_that_kills_its_process_is_put_aside_alone(faulty, tiny, tmp_path
     assert len(read_jsonl(tmp_path/'out/in_embeddings.jsonl')) == 1
 
 @pytest.fixture(scope='module')
-def cluster():
-    "A head that computes nothing, and two nodes with a processor each."
+def cluster(faulty, tmp_path_factory):
+    "A head that computes nothing, and two nodes with a processor each, which take their time while `slow` is there."
     from ray.cluster_utils import Cluster
-    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
-    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False))
+    slow = tmp_path_factory.mktemp('cluster')/'slow'
+    usual = dict(os.environ)
+    os.environ.update(faulty(f'slow:while{slow}'), RAY_USAGE_STATS_ENABLED='0')
+    notice = dict(health_check_initial_delay_ms=1000, health_check_period_ms=1000, health_check_timeout_ms=4000)
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, _system_config=notice))
     cluster.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
+    os.environ.clear()
+    os.environ.update(usual)
+    cluster.slow = slow
     yield cluster
     cluster.shutdown()
 
@@ -99,10 +108,23 @@ def test_a_cluster_that_has_less_than_is_asked_for(cluster, tiny, subset, tmp_pa
         assert p.returncode == 2 and said in p.stderr and 'Traceback' not in p.stderr, p.stderr
     assert not (tmp_path/'out').exists()
 
-def test_nodes_that_leave_and_join(cluster, tiny, subset, undisturbed, faulty, tmp_path):
-    p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *on(cluster), env=faulty('slow:over0'))
-    wait_for(lambda: computing(tmp_path/'out'), 'it computes')
-    cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
+def pull_the_plug(cluster):
+    "End a node with all of its processes, as a machine that loses its power."
+    node = cluster.nodes.pop()
+    on_it = [child for run in node.all_processes['raylet'] for child in psutil.Process(run.process.pid).children(recursive=True)]
+    cluster.remove_node(node, allow_graceful=False)
+    for process in on_it:
+        with suppress(psutil.NoSuchProcess): process.kill()
+    return {process.pid for process in on_it}
+
+def test_nodes_that_leave_and_join(cluster, tiny, subset, undisturbed, tmp_path):
+    cluster.slow.touch()
+    p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *on(cluster))
+    wait_for(lambda: len({e['worker'] for e in events(tmp_path/'out', 'batch')}) == 2, 'both compute')
+    pids = {e['pid'] for e in events(tmp_path/'out', 'batch')}
+    gone = pull_the_plug(cluster)
+    assert len(pids & gone) == 1 and p.poll() is None, 'one of two workers was on that node, and the run still goes on'
+    cluster.slow.unlink()
     cluster.nodes.append(cluster.add_node(num_cpus=1))
     said = p.communicate(timeout=240)[1]
     assert p.returncode == 0, said
@@ -123,13 +145,15 @@ def test_a_node_that_joins_gets_a_worker(cluster, tiny):
         assert len(team_ready(team)) == 3
     cluster.remove_node(extra)
 
-def test_a_driver_that_is_killed(cluster, tiny, subset, undisturbed, faulty, tmp_path):
-    p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *on(cluster), env=faulty('slow:over0'))
+def test_a_driver_that_is_killed(cluster, tiny, subset, undisturbed, tmp_path):
+    cluster.slow.touch()
+    p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *on(cluster))
     wait_for(lambda: computing(tmp_path/'out'), 'it computes')
     pids = {e['pid'] for e in events(tmp_path/'out', 'batch') if e.get('pid')}
     p.send_signal(signal.SIGKILL)
     p.wait()
     assert all_gone(pids), 'actors end with their driver'
+    cluster.slow.unlink()
     p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *on(cluster))
     assert p.returncode == 0, p.stderr
     assert_same(tmp_path/'out', undisturbed)
@@ -137,11 +161,12 @@ def test_a_driver_that_is_killed(cluster, tiny, subset, undisturbed, faulty, tmp
 def actors_of(pids): return [pid for pid in pids if alive(pid)]
 
 @pytest.mark.slow
-def test_actors_killed_at_twenty_random_moments(cluster, tiny, subset, undisturbed, faulty, tmp_path):
+def test_actors_killed_at_twenty_random_moments(cluster, tiny, subset, undisturbed, tmp_path):
     rng, kills = random.Random(0), 0
+    cluster.slow.touch()
     for round in range(20):
         out = tmp_path/str(round)
-        p = start_cli(subset, '--out', out, '--profile', tiny, *on(cluster), env=faulty('slow:over0'))
+        p = start_cli(subset, '--out', out, '--profile', tiny, *on(cluster))
         wait_for(lambda: computing(out), 'it computes')  # noqa: B023
         for _ in range(2):
             time.sleep(rng.random() * 2)
