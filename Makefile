@@ -1,14 +1,15 @@
 # make demo   the Kaggle notebook on the embedded defaults, from nothing but Python
 # make test   all tests
 # make docs   the documentation site, in _docs/
-# make slow, make oldest, make bench, make quality, make gpu: long tests, the oldest releases, measurements
+# make slow, make oldest, make chaos: long tests, the oldest releases, faults at every write (SEED=0 SEEDS=500)
+# make bench, make quality, make gpu: measurements
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export IPYTHONDIR := $(CURDIR)/$(VENV)/ipython
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test docs slow bench quality gpu oldest notebooks clean
+.PHONY: demo test docs slow chaos bench quality gpu oldest notebooks clean
 
 $(VENV)/installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
@@ -26,6 +27,12 @@ test: $(VENV)/installed
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m slow
+
+# faults at every place that writes; prints the seeds that make a difference, and how to have them again
+SEED ?= 0
+SEEDS ?= 500
+chaos: $(VENV)/installed
+	$(BIN)/python tests/chaos.py --seed $(SEED) --seeds $(SEEDS)
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/bench_speed.py

@@ -1361,6 +1361,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'coderank_qdrant.places.mounts': ('places.html#mounts', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.named_below': ('places.html#named_below', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.on_kaggle': ('places.html#on_kaggle', 'coderank_qdrant/places.py'),
+                                        'coderank_qdrant.places.passing': ('places.html#passing', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.plain_name': ('places.html#plain_name', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.recall': ('places.html#recall', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.remember': ('places.html#remember', 'coderank_qdrant/places.py'),

@@ -17,6 +17,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from fastcore.basics import chunked
 from .command import InputError
+from .places import passing
 
 # %% ../nbs/33_cache.ipynb #07f0e0b7
 FORMAT = 2  # of the file; a newer one is refused, an older one is taken over
@@ -92,6 +93,7 @@ class VectorCache:
             self._refuse(f'has format {version}, this version reads {FORMAT}. Name another --out')
         with self.db:
             self.db.execute('begin immediate')
+            passing('cache.create')
             if version == 1: take_over(self.db)
             for table in _schema.split(';'): self.db.execute(table)
             self.db.execute(f'pragma user_version={FORMAT}')
@@ -104,7 +106,11 @@ class VectorCache:
     def write(self):
         "A transaction: all of it or nothing; raises `InputError` where the disk says no."
         try:
-            with self.db: yield self.db
+            with self.db:
+                passing('cache.begin')
+                yield self.db
+                passing('cache.commit')
+            passing('cache.committed')
         except sqlite3.OperationalError as e:
             why = f'{self.path} cannot be written ({e}). Make room; the same command goes on from there.'
             raise InputError(why) from None

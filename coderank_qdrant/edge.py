@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from fastcore.basics import patch
 from .command import InputError
-from .places import write_json
+from .places import passing, write_json
 from .words import edge_library
 from .collection import KEYWORDS, Store, is_description, search_params, sentence_of
 
@@ -65,6 +65,7 @@ class EdgeStore(Store):
     def _close_segment(self):
         "What is in memory goes into files."
         for step in self.shard.flush, self.shard.optimize, self.shard.flush:
+            passing('index.flush')
             self._do(step)
         self.in_memory = 0
 
@@ -154,7 +155,9 @@ def upsert(self:EdgeStore,
           ): # Raises `InputError`, for a vector of another length too
     "Write points; those that are there are replaced."
     made = [edge_point(point) for point in points]
+    passing('index.send')
     self._do(self.shard.update, self.lib.UpdateOperation.upsert_points(made))
+    passing('index.sent')
     self.in_memory += len(made)
     if self.in_memory >= self.segment: self._close_segment()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import orjson
+from .places import passing
 
 # %% ../nbs/37_events.ipynb #22202408
 NAMES = ('start', 'phase', 'note', 'download', 'plan', 'batch', 'tick', 'oom', 'retry', 'quarantine', 'worker',
@@ -81,6 +82,7 @@ def metrics_sink(path # The file, appended to
     half_a_line = file.tell() and file.seek(-1, 2) >= 0 and file.read(1) != b'\n'
     if half_a_line: file.write(b'\n')
     def sink(event):
+        passing('metrics.write', file)
         file.write(event_line(event))
         file.flush()
         if event.name == 'end': file.close()

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath, PurePosixPath
 import orjson
 from .chunks import mark, repair_text
 from .command import InputError
+from .places import passing
 from .corpus import Problem, path_text
 from .documents import GUESSED, MOST_BYTES, REASONS, Sources, Wanted, decode
 from .documents import is_document, is_nbdev, text_reason
@@ -244,7 +245,9 @@ class Aside:
 
     def note(self, path, entry):
         "A chunk file is whole."
-        with self.list.open('ab') as file: file.write(orjson.dumps([path, entry]) + b'\n')
+        with self.list.open('ab') as file:
+            passing('tree.write', file)
+            file.write(orjson.dumps([path, entry]) + b'\n')
 
     def unchanged(self, rel, key):
         "What is known of a document's chunk file where it can be taken over; None where it has to be cut."
@@ -294,8 +297,7 @@ def check_place(out:Path, # Where the tree is to be, absolute
                          f'Name a folder in it, such as {out}/tree.')
     if not out.exists(): return
     whole = made_documents(out.with_name(f'{out.name}.summary.json'))
-    begun = noted(out.with_name(f'{out.name}.part')/'done.jsonl')
-    foreign = foreign_files(out, whole | begun)
+    foreign = foreign_files(out, whole | noted(out.with_name(f'{out.name}.part')/'done.jsonl'))
     if foreign:
         raise FileExistsError(f'{out} is not empty: {path_text(foreign[0])} was not made by this command. '
                               'Name a new folder, so that old and new chunks do not mix.')
@@ -320,8 +322,9 @@ def publish(aside:Aside, # With the finished tree
     if aside.out.exists():
         shutil.rmtree(aside.part/'old', ignore_errors=True)  # of a run that was killed in this function
         os.rename(aside.out, aside.part/'old')
-    aside.out.parent.mkdir(parents=True, exist_ok=True)
+        passing('tree.rename')
     os.rename(aside.tree, aside.out)
+    passing('tree.rename')
     os.replace(written, aside.summary)
     shutil.rmtree(aside.part)
 
