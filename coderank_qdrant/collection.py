@@ -86,7 +86,8 @@ class Store:
     def finish(self)->None: raise NotImplementedError
 
     def count(self, where:dict=None)->int: raise NotImplementedError
-    def values(self, key:str, most:int=20)->list: raise NotImplementedError
+    def tally(self, key:str, most:int)->dict: raise NotImplementedError
+    def values(self, key:str, most:int=20)->list: return list(self.tally(key, most))
     def ids(self)->Iterator[int]: raise NotImplementedError
     def matching(self, where:dict, keys:list)->list: raise NotImplementedError
     def payloads(self, ids:list)->dict: raise NotImplementedError

@@ -190,13 +190,13 @@ def count(self:EdgeStore,
 
 # %% ../nbs/56_edge.ipynb #974c231c
 @patch
-def values(self:EdgeStore,
-           key:str, # A key of `KEYWORDS`
-           most:int=20 # Values at the most
-          )->list: # Values
-    "The values that a key of the payload has, the frequent ones first."
-    found = self._do(self.shard.facet, self.lib.FacetRequest(key, limit=most))
-    return [hit.value for hit in found.hits]
+def tally(self:EdgeStore,
+          key:str, # A key of `KEYWORDS`
+          most:int # Values at the most
+         )->dict: # value: number of points, the frequent ones first
+    "The values that a key of the payload has, counted by its index."
+    found = self._do(self.shard.facet, self.lib.FacetRequest(key, limit=most, exact=True))
+    return {hit.value: hit.count for hit in found.hits}
 
 # %% ../nbs/56_edge.ipynb #26221c19
 @patch

@@ -255,13 +255,13 @@ def count(self:ServerStore,
 
 # %% ../nbs/57_server.ipynb #00654156
 @patch
-def values(self:ServerStore,
-           key:str, # A key of `KEYWORDS`
-           most:int=20 # Values at the most
-          )->list: # Values
-    "The values that a key of the payload has, the frequent ones first."
-    found = self._do(self.client.facet, self.collection, key, limit=most)
-    return [hit.value for hit in found.hits]
+def tally(self:ServerStore,
+          key:str, # A key of `KEYWORDS`
+          most:int # Values at the most
+         )->dict: # value: number of points, the frequent ones first
+    "The values that a key of the payload has, counted by its index."
+    found = self._do(self.client.facet, self.collection, key, limit=most, exact=True)
+    return {hit.value: hit.count for hit in found.hits}
 
 # %% ../nbs/57_server.ipynb #485ca165
 @patch
