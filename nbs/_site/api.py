@@ -18,7 +18,7 @@ def public(module):
     found = re.search(r'^__all__ = \[(.*?)\]', code_of(module), re.S | re.M)
     return re.findall(r"'(\w+)'", found[1]) if found else []
 
-KNOWN = {module: public(module) for module in chapters()}
+KNOWN = {module: names for module in chapters() if (names := public(module))}
 
 def target(module, name): return f'api.{label(module, name)}'
 
@@ -56,7 +56,8 @@ def delegated(rows, thing):
     if not rows or not rows[-1][0].startswith('**') or rows[-1][0].strip('*') in known: return rows
     names = {row[0] for row in rows}
     more = [parameter for name,parameter in known.items() if name not in names]
-    return rows[:-1] + [(part.name, getattr(part.annotation, '__name__', str(part.annotation)), repr(part.default)) for part in more]
+    kinds = [getattr(part.annotation, '__name__', str(part.annotation)) for part in more]
+    return rows[:-1] + [(part.name, kind, repr(part.default)) for part,kind in zip(more, kinds)]
 
 def call(node, rows):
     "How something is called; over several lines where it is long."
@@ -91,7 +92,8 @@ def markdown_table(head, rows):
 
 def table(rows, words):
     "The parameters as a table."
-    lines = [[f'`{name}`', in_code(kind), in_code(value), escaped(words.get(name.strip('*'), ''))] for name,kind,value in rows]
+    meanings = [escaped(words.get(name.strip('*'), '')) for name,_,_ in rows]
+    lines = [[f'`{row[0]}`', in_code(row[1]), in_code(row[2]), meaning] for row,meaning in zip(rows, meanings)]
     return markdown_table(['parameter', 'type', 'default', 'meaning'], lines)
 
 def methods(thing):
@@ -102,7 +104,8 @@ def methods(thing):
         if name.startswith('_') or not inspect.isfunction(function): continue
         if not function.__module__.startswith('coderank_qdrant'): continue
         about = ' '.join((inspect.getdoc(function) or '').split())
-        shown = name if isinstance(value, property) else f'{name}({", ".join(list(inspect.signature(function).parameters)[1:])})'
+        taken = ', '.join(list(inspect.signature(function).parameters)[1:])
+        shown = name if isinstance(value, property) else f'{name}({taken})'
         lines.append([f'`{shown}`', escaped(about)])
     return markdown_table(['method or property', 'what it does'], lines)
 
@@ -121,8 +124,8 @@ def parts_of(source, node, thing):
 def entry(module, name, source, node):
     "A name's part of the page."
     thing = getattr(importlib.import_module(f'coderank_qdrant.{module}'), name)
-    chapter = f'Source: [chapter {module}](#{label(module, name)})'
-    return '\n\n'.join(filter(None, [f'({target(module, name)})=\n## {escaped(name)}', *parts_of(source, node, thing), chapter]))
+    head, chapter = f'({target(module, name)})=\n## {escaped(name)}', f'Source: [chapter {module}](#{label(module, name)})'
+    return '\n\n'.join(filter(None, [head, *parts_of(source, node, thing), chapter]))
 
 def about(module): return ast.get_docstring(ast.parse(code_of(module))) or ''
 
@@ -131,15 +134,16 @@ def module_page(module):
     source = code_of(module)
     nodes = {name: node for node in reversed(list(statements(source))) for name in names_of(node)}
     entries = [entry(module, name, source, nodes[name]) for name in KNOWN[module]]
-    use = f'`from coderank_qdrant.{module} import ...`; why and how is told in [its chapter](../{chapters()[module]}.ipynb).'
+    chapter = f'why and how is told in [its chapter](../{chapters()[module]}.ipynb)'
+    use = f'`from coderank_qdrant.{module} import ...`; {chapter}.'
     return '\n\n'.join([f'# {module}', f'> {about(module)}', use, *entries]) + '\n'
 
 def index_page():
     "The list of all modules."
-    rows = [f'| [`{module}`](api/{module}.md) | {escaped(about(module))} | {len(names)} |' for module,names in KNOWN.items() if names]
-    pages = '\n'.join(f'api/{module}' for module,names in KNOWN.items() if names)
+    rows = [[f'[`{module}`](api/{module}.md)', escaped(about(module)), str(len(names))] for module,names in KNOWN.items()]
+    pages = '\n'.join(f'api/{module}' for module in KNOWN)
     return '\n'.join([
         '# The API', '', '> Every public name, a page for each module', '',
         'Most need [ten names](lookup/python.md) and no more. Here are all, with what they take, give back and raise; '
         'each leads to its source in the book. The modules stand in the order of the chapters.', '',
-        '| module | what it is for | names |', '|---|---|---|', *rows, '', f':::{{toctree}}\n:hidden:\n\n{pages}\n:::', ''])
+        markdown_table(['module', 'what it is for', 'names'], rows), '', f':::{{toctree}}\n:hidden:\n\n{pages}\n:::', ''])

@@ -52,13 +52,11 @@ def shown(cell):
     found = [o['data']['text/markdown'] for o in cell['outputs'] if 'text/markdown' in o.get('data', {})]
     return '\n\n'.join(map(''.join, found))
 
-API = [module for module,names in KNOWN.items() if names]
-
 SHELVES = {
     'Start': ['What it is <self>', 'start/install', 'start/quickstart'],
     'Guides': ['guides/kaggle', 'The Kaggle notebook <kaggle>', 'guides/kaggle_offline', 'guides/resume', 'guides/plan',
-               'guides/models', 'guides/sync', 'guides/server', 'guides/editor', 'guides/quality', 'guides/cluster',
-               'integrations'],
+               'guides/models', 'guides/moving', 'guides/sync', 'guides/server', 'guides/editor', 'guides/quality',
+               'guides/cluster', 'integrations'],
     'Look up': ['lookup/commands', 'lookup/files', 'lookup/messages', 'lookup/python', 'The API <reference>'],
     'Understand': ['understand/idea', 'understand/limits'],
     'The book': ['walks'],
@@ -99,10 +97,11 @@ def stage(into):
     chapters = sorted(p.stem for p in made.glob('[0-9]*.ipynb'))
     for p in sorted(made.glob('*.ipynb')):
         nb = json.loads(p.read_text(encoding='utf-8'))
-        nb['cells'] = list(normalise(nb['cells'], p.stem.partition('_')[2])) + ([toc(chapters)] if p.stem == 'index' else [])
+        nb['cells'] = list(normalise(nb['cells'], p.stem.partition('_')[2]))
+        if p.stem == 'index': nb['cells'].append(toc(chapters))
         (into/p.name).write_text(json.dumps(nb), encoding='utf-8')
     written(into, 'reference', index_page())
-    for module in API: written(into, f'api/{module}', module_page(module))
+    for module in KNOWN: written(into, f'api/{module}', module_page(module))
     stage_markdown(into)
     return chapters
 
@@ -131,11 +130,12 @@ def for_programs(pages, html, chapters):
     lines, full = [f'# {title}', '', f'> {about}'], []
     for caption,names in shelves(chapters).items():
         lines += ['', f'## {caption}', '']
-        for name in [*map(page_name, names), *[f'api/{module}' for module in API if 'The API <reference>' in names]]:
+        more = [f'api/{module}' for module in KNOWN] if 'The API <reference>' in names else []
+        for name in [*map(page_name, names), *more]:
             text = prose(pages, name)
             title, about = opening(text)
             lines.append(f'- [{title}]({name}.html): {about}')
-            if caption not in ('The book', 'The project') and name != 'reference' and not name.startswith('api/'): full.append(text)
+            if caption not in ('The book', 'The project') and not name.startswith(('reference', 'api/')): full.append(text)
     (html/'llms.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     (html/'llms-full.txt').write_text('\n\n'.join(full), encoding='utf-8')
 

@@ -79,8 +79,8 @@ def folded(cell, words):
 def signatures(source):
     "The public part of a cell, as code."
     found = [signature(source, node) for node in statements(source) if any(map(is_public, names_of(node)))]
-    lines = [('\n' if before.count('\n') else '') + text for before,text in zip(['', *found], found) if text]
-    return '\n'.join(lines)
+    apart = '\n\n' if any('\n' in text for text in found) else '\n'
+    return apart.join(filter(None, found))
 
 def labels(source, module, known):
     "A label for each name of a cell that is one of the module's `known`, which are then crossed off."
