@@ -36,9 +36,9 @@ def parameters(node):
     args = node.args
     plain = [*args.posonlyargs, *args.args]
     defaults = [None]*(len(plain) - len(args.defaults)) + args.defaults
-    found = list(zip(plain, defaults))
+    found = list(zip(plain, defaults, strict=True))
     if args.vararg: found.append((args.vararg, None))
-    found += zip(args.kwonlyargs, args.kw_defaults)
+    found += zip(args.kwonlyargs, args.kw_defaults, strict=True)
     if args.kwarg: found.append((args.kwarg, None))
     stars = {id(args.vararg): '*', id(args.kwarg): '**'}
     return [(stars.get(id(arg), '') + arg.arg, unparsed(arg.annotation), unparsed(default)) for arg,default in found]
@@ -57,7 +57,7 @@ def delegated(rows, thing):
     names = {row[0] for row in rows}
     more = [parameter for name,parameter in known.items() if name not in names]
     kinds = [getattr(part.annotation, '__name__', str(part.annotation)) for part in more]
-    return rows[:-1] + [(part.name, kind, repr(part.default)) for part,kind in zip(more, kinds)]
+    return rows[:-1] + [(part.name, kind, repr(part.default)) for part,kind in zip(more, kinds, strict=True)]
 
 def call(node, rows):
     "How something is called; over several lines where it is long."
@@ -67,10 +67,18 @@ def call(node, rows):
     if len(line) <= 88: return line
     return f'{node.name}(\n' + ''.join(f'    {part},\n' for part in parts) + f'){back}'
 
-def said(thing):
+def behind(source, node):
+    "The comment behind a function's parameters, which docments leaves out where no type is given."
+    if not isinstance(node, ast.FunctionDef) or node.body[0].lineno == node.lineno: return ''
+    found = re.search(r'\)[^#]*:\s*#\s*(.*)$', source.splitlines()[node.body[0].lineno - 2])
+    return found[1] if found else ''
+
+def said(source, node, thing):
     "What the comments beside the parameters say, by name."
     found = docments(inspect.unwrap(thing), returns=True, args_kwargs=True)
-    return {name: ' '.join(str(words).split()) for name,words in found.items() if words}
+    words = {name: ' '.join(str(text).split()) for name,text in found.items() if text}
+    last = behind(source, node)
+    return words if last in words.values() else {**words, 'return': last}
 
 RAISES = re.compile(r'\braises? (?:an? )?(`.*)', re.I)
 
@@ -92,8 +100,8 @@ def markdown_table(head, rows):
 
 def table(rows, words):
     "The parameters as a table."
-    meanings = [escaped(words.get(name.strip('*'), '')) for name,_,_ in rows]
-    lines = [[f'`{row[0]}`', in_code(row[1]), in_code(row[2]), meaning] for row,meaning in zip(rows, meanings)]
+    def meaning(name): return escaped(words.get(name.strip('*'), ''))
+    lines = [[f'`{name}`', in_code(kind), in_code(value), meaning(name)] for name,kind,value in rows]
     return markdown_table(['parameter', 'type', 'default', 'meaning'], lines)
 
 def methods(thing):
@@ -114,7 +122,7 @@ def parts_of(source, node, thing):
     if isinstance(node, (ast.Assign, ast.AnnAssign)): return [f'```python\n{signature(source, node)}\n```']
     is_class = isinstance(node, ast.ClassDef)
     rows = fields(node) if is_class else delegated(parameters(node), thing)
-    about, words = ' '.join((ast.get_docstring(node) or '').split()), said(thing)
+    about, words = ' '.join((ast.get_docstring(node) or '').split()), said(source, node, thing)
     back = [in_code(unparsed(getattr(node, 'returns', None))), escaped(otherwise(words.get('return', '')))]
     returns = f'**Returns** {": ".join(filter(None, back))}' if any(back) else ''
     raises = raised([about, *words.values()])
@@ -124,7 +132,8 @@ def parts_of(source, node, thing):
 def entry(module, name, source, node):
     "A name's part of the page."
     thing = getattr(importlib.import_module(f'coderank_qdrant.{module}'), name)
-    head, chapter = f'({target(module, name)})=\n## {escaped(name)}', f'Source: [chapter {module}](#{label(module, name)})'
+    head = f'({target(module, name)})=\n## {escaped(name)}'
+    chapter = f'Source: [chapter {module}](#{label(module, name)})'
     return '\n\n'.join(filter(None, [head, *parts_of(source, node, thing), chapter]))
 
 def about(module): return ast.get_docstring(ast.parse(code_of(module))) or ''
@@ -140,10 +149,11 @@ def module_page(module):
 
 def index_page():
     "The list of all modules."
-    rows = [[f'[`{module}`](api/{module}.md)', escaped(about(module)), str(len(names))] for module,names in KNOWN.items()]
+    def row(module): return [f'[`{module}`](api/{module}.md)', escaped(about(module)), str(len(KNOWN[module]))]
+    table = markdown_table(['module', 'what it is for', 'names'], list(map(row, KNOWN)))
     pages = '\n'.join(f'api/{module}' for module in KNOWN)
     return '\n'.join([
         '# The API', '', '> Every public name, a page for each module', '',
         'Most need [ten names](lookup/python.md) and no more. Here are all, with what they take, give back and raise; '
         'each leads to its source in the book. The modules stand in the order of the chapters.', '',
-        markdown_table(['module', 'what it is for', 'names'], rows), '', f':::{{toctree}}\n:hidden:\n\n{pages}\n:::', ''])
+        table, '', f':::{{toctree}}\n:hidden:\n\n{pages}\n:::', ''])

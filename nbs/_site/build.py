@@ -135,7 +135,8 @@ def for_programs(pages, html, chapters):
             text = prose(pages, name)
             title, about = opening(text)
             lines.append(f'- [{title}]({name}.html): {about}')
-            if caption not in ('The book', 'The project') and not name.startswith(('reference', 'api/')): full.append(text)
+            apart = caption in ('The book', 'The project') or name.startswith(('reference', 'api/'))
+            if not apart: full.append(text)
     (html/'llms.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     (html/'llms-full.txt').write_text('\n\n'.join(full), encoding='utf-8')
 

@@ -3,6 +3,7 @@
 The notebooks stay as they are; this is done while the pages are made, with elements that need no script."""
 import ast, itertools, re
 
+DEFINING = ast.FunctionDef, ast.ClassDef, ast.Assign
 LONG = 25 # lines of a lesson that are still shown unasked
 
 def directives(source):
@@ -17,7 +18,7 @@ def statements(source):
     "What stands at the top level of some code; within its conditions as well."
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.If, ast.Try)): yield node
-        else: yield from (inner for inner in ast.walk(node) if isinstance(inner, (ast.FunctionDef, ast.ClassDef, ast.Assign)))
+        else: yield from (inner for inner in ast.walk(node) if isinstance(inner, DEFINING))
 
 def patched(node):
     "The class that a function is put into by fastcore's `patch`, with a dot; else ''."
@@ -74,7 +75,8 @@ def summary(source):
 
 def folded(cell, words):
     "A cell whose code is opened by a line of these words."
-    return {**cell, 'metadata': {'tags': ['hide-input'], 'mystnb': {'code_prompt_show': words, 'code_prompt_hide': words}}}
+    prompts = dict(code_prompt_show=words, code_prompt_hide=words)
+    return {**cell, 'metadata': dict(tags=['hide-input'], mystnb=prompts)}
 
 def signatures(source):
     "The public part of a cell, as code."

@@ -29,7 +29,8 @@ def run(command, folder):
 def run_python(code, folder):
     "What some Python prints; what is said on stderr is for people who wait."
     (folder/'block.py').write_text(code, encoding='utf-8')
-    done = subprocess.run([sys.executable, 'block.py'], cwd=folder, env=environment(folder), text=True, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run([sys.executable, 'block.py'], cwd=folder, env=environment(folder), text=True, check=True,
+                          stdout=subprocess.PIPE)
     return done.stdout
 
 def rewrite(page, pattern, said):
