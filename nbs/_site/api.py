@@ -80,7 +80,7 @@ def said(source, node, thing):
     last = behind(source, node)
     return words if last in words.values() else {**words, 'return': last}
 
-RAISES = re.compile(r'\braises? (?:an? )?(`.*)', re.I)
+RAISES = re.compile(r'(?:(?:^|[;.] )raises? |\braises? (?:an? )?(?=`))(.*)', re.I)
 
 def raised(texts):
     "The parts of some texts that say what is raised."

@@ -76,7 +76,7 @@ def summary(source):
 def folded(cell, words):
     "A cell whose code is opened by a line of these words."
     prompts = dict(code_prompt_show=words, code_prompt_hide=words)
-    return {**cell, 'metadata': dict(tags=['hide-input'], mystnb=prompts)}
+    return {**cell, 'metadata': dict(tags=['hide-input', *cell['metadata'].get('tags', [])], mystnb=prompts)}
 
 def signatures(source):
     "The public part of a cell, as code."
@@ -94,7 +94,8 @@ def fold(cell, module, known):
     "The cells of a chapter's code cell: signatures and folded source, a long lesson folded, or the cell as it is."
     source = ''.join(cell['source'])
     code = undirected(source)
-    cell, lines = {**cell, 'metadata': {}, 'source': code}, len(code.splitlines())
+    look = {} if module else dict(tags=['wrap'])  # in the book code keeps its lines
+    cell, lines = {**cell, 'metadata': look, 'source': code}, len(code.splitlines())
     if 'exports' not in directives(source):
         yield folded(cell, f'Code of {lines} lines') if lines > LONG else cell
         return
