@@ -21,7 +21,7 @@ from fastcore.xml import Div, NotStr, P
 from .show import as_html, html_table, printable
 from .command import InputError, command
 from .machine import free_cached
-from .places import file_facts, write_json
+from .places import file_facts, mount_words, write_json
 from .headers import header_name, header_parts, with_header
 from .corpus import Corpus, guess_words, input_words, usable_corpus
 from .models import frame, load_tokenizer, spans, tokenize
@@ -241,7 +241,7 @@ def tell_start(asked:Asked, corpus:Corpus, state:str, events:Events):
     workers = [dict(worker=name, device=device.id, name=device.name, total=device.memory)
                for name,device in zip(names, asked.devices, strict=True)]
     events('start', collection=corpus.collection, out=asked.out.name, state=state, devices=workers)
-    for text in f'Read {corpus!r}', input_words(corpus), guess_words(corpus):
+    for text in f'Read {corpus!r}', input_words(corpus), guess_words(corpus), mount_words(asked.out):
         if text: events('note', text=text)
 
 # %% ../nbs/51_pipeline.ipynb #5e08749c

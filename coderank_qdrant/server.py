@@ -161,13 +161,14 @@ class ServerStore(Store):
 
 # %% ../nbs/57_server.ipynb #c94e7d10
 def server_vectors(model:dict, # A model of the collection: its `dimension`, and whether texts have several `windows`
-                   quantization:str=None # 'int8' for 8-bit copies, in memory
+                   quantization:str=None, # 'int8' for 8-bit copies, in memory
+                   on_disk:bool=False # Read vectors from the disk when they are needed?
                   ): # `VectorParams`
     "Room for the vectors of one model."
     models = server_library().models
     windows = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
     int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=.99, always_ram=True)
-    return models.VectorParams(size=model['dimension'], distance=models.Distance.COSINE,
+    return models.VectorParams(size=model['dimension'], distance=models.Distance.COSINE, on_disk=on_disk or None,
         multivector_config=windows if model['windows'] else None,
         quantization_config=models.ScalarQuantization(scalar=int8) if quantization else None)
 
@@ -188,11 +189,13 @@ def create(self:ServerStore,
           ): # Raises `InputError`
     "Make an empty collection of this description."
     check_version(self._do(self.client.info).version, self.address)
-    vectors = {name: server_vectors(model, about['quantization']) for name,model in about['models'].items()}
+    shards, on_disk = about.get('shards', 1), about.get('on_disk', False)
+    vectors = {name: server_vectors(model, about['quantization'], on_disk) for name,model in about['models'].items()}
     words = self.lib.SparseVectorParams(modifier=self.lib.Modifier.IDF)
     self._do(self.client.create_collection, self.collection, metadata={MARK: about},
              vectors_config=vectors, sparse_vectors_config={'bm25': words},
-             hnsw_config=self.lib.HnswConfigDiff(**self.graph),
+             shard_number=shards, on_disk_payload=on_disk or None,
+             hnsw_config=self.lib.HnswConfigDiff(**self.graph, on_disk=on_disk or None),
              optimizers_config=self.lib.OptimizersConfigDiff(indexing_threshold=0))
     self.about = about
 
@@ -317,26 +320,27 @@ def loading(self:ServerStore):
 
 # %% ../nbs/57_server.ipynb #4ab9c0f2
 def index_status(store:ServerStore # A store with a collection
-                )->str: # 'green', 'yellow', 'grey'; raises `InputError` where the server says why it cannot
+                )->tuple: # 'green', 'yellow' or 'grey'; what changes while it works; raises `InputError`
     "How far a server is with its graph."
     collection = store._do(store.client.get_collection, store.collection)
     error = getattr(collection.optimizer_status, 'error', None)
     if error: raise InputError(f'{store.name} cannot build its index: {error}.')
-    return collection.status.value
+    return collection.status.value, (collection.indexed_vectors_count, collection.segments_count)
 
 # %% ../nbs/57_server.ipynb #083373e7
 @patch
 def finish(self:ServerStore,
-           patience:int=3600 # Seconds; raises `InputError` after that
+           patience:int=3600 # Seconds without any progress; raises `InputError` after that
           ):
     "The graph is on again; wait until the server has built it."
-    deadline = time.time() + patience
+    last, moved = None, time.time()
     _graph_above(self, 10_000)
     while True:
-        status = index_status(self)
+        status, progress = index_status(self)
         if status == 'green': return
-        if time.time() > deadline:
-            raise InputError(f'{self.name} is still building its index after {patience // 60} minutes; '
+        if progress != last: last, moved = progress, time.time()
+        if time.time() - moved > patience:
+            raise InputError(f'{self.name} has been building its index without progress for {patience // 60} minutes; '
                              'the points are all there.')
         if status == 'grey': _graph_above(self, 10_000)
         else: time.sleep(.2)

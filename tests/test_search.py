@@ -502,3 +502,28 @@ def test_recall_of_the_graph(more, least):
     p = subprocess.run([sys.executable, Path(__file__).with_name('bench_search.py'), '--points', '10000', '--exact_below', '0', *more], capture_output=True, text=True, timeout=1200)
     assert p.returncode == 0, p.stderr
     assert float(re.search(r'graph: recall@10 ([\d.]+)', p.stdout)[1]) >= least, p.stdout
+
+# at scale
+
+def test_a_collection_in_parts_on_the_disk_of_a_server(small, qdrant, tmp_path):
+    where = f'{qdrant.url}/collections/parts'
+    index_run(small, where, shards=2, on_disk=True)
+    with opened(where) as store:
+        config = store.client.get_collection('parts').config
+        assert config.params.shard_number == 2 and config.params.on_disk_payload and config.hnsw_config.on_disk
+        assert all(vectors.on_disk for vectors in config.params.vectors.values())
+        assert_exact(store, small)
+    assert index_run(small, where)['written'] == 0, 'a later call need not say it again'
+    for layout in dict(shards=2), dict(on_disk=True):
+        with pytest.raises(InputError, match='for a server only'): index_run(small, tmp_path/'index', **layout)
+    assert not (tmp_path/'index').exists()
+
+def test_a_server_that_makes_progress_is_waited_for(small, qdrant, monkeypatch):
+    index_run(small, qdrant.url)
+    states = [('yellow', (step, 1)) for step in range(6)] + [('yellow', (5, 0)), ('green', (6, 0))]
+    with opened(f'{qdrant.url}/collections/subset') as store:
+        monkeypatch.setattr('coderank_qdrant.server.index_status', lambda _: states.pop(0))
+        store.finish(patience=.9)
+        assert not states
+        monkeypatch.setattr('coderank_qdrant.server.index_status', lambda _: ('yellow', (1, 1)))
+        with pytest.raises(InputError, match='without progress'): store.finish(patience=.5)

@@ -1,9 +1,13 @@
 "The vectors are the ones sentence-transformers gives, whatever batch, strategy or window they came through."
-import random
+import random, sqlite3
+from contextlib import closing
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from conftest import REAL, make_bert, read_jsonl, run_cli, summary_of, write_file
+from coderank_qdrant.cache import VectorCache
+from coderank_qdrant.chunks import text_hash
+from coderank_qdrant.command import InputError
 from coderank_qdrant.corpus import read_corpus
 from coderank_qdrant.encoder import load_encoder
 from coderank_qdrant.models import find_model, frame, load_tokenizer, spans, tokenize
@@ -115,3 +119,35 @@ def test_the_reference_corpus_with_a_small_model(tmp_path, tiny):
     for l,c in zip(lines, raw, strict=True):
         kept = {**l['metadata'], **l['metadata'].get('original_metadata', {})}
         assert l['text'] == c['content'] and all(kept[k] == v for k,v in c['metadata'].items()) and l['metadata']['index'] == c['index']
+
+def test_a_work_list_that_was_cut_short_fits_no_run(tmp_path, monkeypatch):
+    "It is written in slices; a disk that fills between two of them leaves a list that nobody goes on from."
+    from coderank_qdrant import cache as chapter
+    monkeypatch.setattr(chapter, 'SLICE', 10)
+    keys = [text_hash(str(i)) for i in range(35)]
+    batches = [[(key, 0) for key in keys[i:i+5]] for i in range(0, 35, 5)]
+    with VectorCache(tmp_path/'vectors.sqlite') as cache:
+        assert cache.read('pragma page_size') == [(16384,)]
+        chapter.save_work(cache, 'a', batches, dict(budget=1))
+        assert chapter.load_work(cache, 'a') == (batches, dict(budget=1))
+        real, writes = chapter.work_rows, iter(range(25))
+        def full(model, batches):
+            for row in real(model, batches):
+                if next(writes, None) is None: raise InputError('the disk is full')
+                yield row
+        monkeypatch.setattr(chapter, 'work_rows', full)
+        with pytest.raises(InputError): chapter.save_work(cache, 'a', batches, dict(budget=1))
+        left, settings = chapter.load_work(cache, 'a')
+        assert settings == {} and len(left) < len(batches)
+        monkeypatch.setattr(chapter, 'work_rows', real)
+        chapter.save_work(cache, 'a', batches, dict(budget=2))
+        assert chapter.load_work(cache, 'a') == (batches, dict(budget=2))
+
+def test_a_cache_of_small_pages_goes_on(tmp_path):
+    file = tmp_path/'vectors.sqlite'
+    with VectorCache(file) as cache: cache.model_id('a')
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        for sql in 'pragma journal_mode=delete', 'pragma page_size=4096', 'vacuum': db.execute(sql)
+    with VectorCache(file) as cache:
+        assert cache.read('pragma page_size') == [(4096,)] and cache.model_id('a') == 1
+        assert cache.read('pragma journal_mode') == [('wal',)]
