@@ -171,7 +171,7 @@ def test_no_page_scrolls_sideways_on_a_phone_clips_code_on_a_desk_or_has_an_erro
     page.close()
     assert not faults
 
-PAGES_OF_A_KIND = ['index', 'start/install', 'start/quickstart', 'guides/sync', 'lookup/commands', 'reference', 'api/planning', '40_dashboard', '36_planning']
+PAGES_OF_A_KIND = ['index', 'start/install', 'start/quickstart', 'guides/sync', 'lookup/commands', 'reference', 'api/parallel', '40_dashboard', '32_batching']
 
 @needs_chromium
 @pytest.mark.parametrize('name', PAGES_OF_A_KIND)
