@@ -13,8 +13,8 @@ __all__ = ['AGAIN', 'MEND', 'ADVICE', 'TROUBLE', 'WORDS', 'ALARM', 'TROUBLES', '
 # %% ../nbs/40_dashboard.ipynb #8da0f55e
 import numpy as np
 from fastcore.xml import B, Div, Span, Table, Tbody, Td, Tr, ft
-from .show import BAD, CAREFUL, COLOURS, FONT, LINE_CSS, SMALL, STATES, TRACK
-from .show import as_html, clock, coloured, gib, in_words, number, printable
+from .show import BAD, CAREFUL, COLOURS, FONT, LINE_CSS, NEUTRAL, SMALL, STATES, TRACK
+from .show import as_html, clock, coloured, gib, in_words, number, printable, white_on
 from .events import GIB, Event
 from .view import PHASES, View, WorkerView, count_of, rates, seconds_by_phase
 from .view import shown_stretch, so_far, speed_now, steps
@@ -58,10 +58,10 @@ def progress_bar(share:float, # 0 to 1
 def phase_step(view:View, phase:str, seconds:float|None): # seconds: None where it was not entered
     "A step: filled while it goes on, pale before it comes."
     going = phase == view.phase and not view.state
-    look = f'border:{LINE_CSS};opacity:{.45 if seconds is None else 1}'
-    if going: look = f'border:1px solid transparent;background:{COLOURS[0]};color:#fff'
+    look = f'padding:1px 9px;border:{LINE_CSS};opacity:{.6 if seconds is None else 1}'
+    if going: look = f'border:1px solid transparent;{white_on(NEUTRAL)}'
     spent = '' if seconds is None else clock(seconds)
-    return Span(f'{phase} {spent}', style=f'padding:1px 10px;border-radius:10px;{look}')
+    return Span(f'{phase} {spent}', style=f'{look};border-radius:10px')
 
 # %% ../nbs/40_dashboard.ipynb #7bc8e39d
 def show_phases(view:View):
@@ -113,8 +113,8 @@ def end_counts(view:View)->str: # A sentence, or ''
 def show_end(view:View # Of a run that is over
             ):
     "How it ended, and what to do when it ended early."
-    colour = STATES.get(view.state, COLOURS[0])
-    how = Span(f'{view.state} after {clock(view.elapsed)}.', style=f'color:{colour};font-weight:600')
+    colour = STATES.get(view.state, NEUTRAL)
+    how = Span(f'{view.state} after {clock(view.elapsed)}.', style=f'{white_on(colour)};font-weight:600')
     parts = [Div(how, end_counts(view), style='font-size:15px')]
     if view.end: parts.append(Div(view.end))
     advised = 'again' in view.end or 'same command' in view.end
@@ -162,7 +162,7 @@ def name_cell(name:str, worker:WorkerView, colour:str):
     dot = Span(style=f'{look};background:{colour}')
     parts = [dot, B(name), small(worker.label or 'process')]
     trouble = TROUBLE.get(worker.state)
-    if trouble: parts.append(Div(worker.state, style=f'color:{trouble};font-weight:600'))
+    if trouble: parts.append(Span(worker.state, style=white_on(trouble)))
     return table_cell(*parts, style='white-space:nowrap')
 
 # %% ../nbs/40_dashboard.ipynb #06a86bad
@@ -314,7 +314,7 @@ ALARM = dict(retried=CAREFUL, oom=CAREFUL, truncated=CAREFUL, quarantined=BAD)
 def show_counter(name:str, n:int|None):
     "One counter."
     look = f'border:{LINE_CSS}'
-    if name in ALARM and n: look = f'border:1px solid transparent;background:{ALARM[name]};color:#fff'
+    if name in ALARM and n: look = f'border:1px solid transparent;{white_on(ALARM[name])}'
     words = f'{WORDS.get(name, name)} '
     return Span(words, B(number(n)), style=f'padding:1px 9px;border-radius:6px;white-space:nowrap;{look}')
 
@@ -331,8 +331,8 @@ def show_messages(view:View):
     "The last messages, each with its time."
     lines = []
     for at,name,text in view.messages:
-        colour = f'color:{CAREFUL}' if name in TROUBLES else ''
-        lines.append(Div(f'{clock(at)} \u00a0{printable(text)}', style=colour))
+        time = Span(clock(at), style=white_on(CAREFUL) if name in TROUBLES else '')
+        lines.append(Div(time, f' \u00a0{printable(text)}'))
     return Div(*lines, style='font-size:12px;line-height:1.5;overflow-wrap:anywhere')
 
 # %% ../nbs/40_dashboard.ipynb #8641c317

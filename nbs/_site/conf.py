@@ -3,6 +3,7 @@ import configparser, os
 from html import escape
 from pathlib import Path
 from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
 
 settings = configparser.ConfigParser(delimiters='=')
 settings.read(Path(__file__).resolve().parents[2]/'settings.ini', encoding='utf-8')
@@ -40,6 +41,13 @@ def rank_captions(_app, _pagename, _templatename, context, _doctree):
     tree = context.get('furo_navigation_tree', '')
     context['furo_navigation_tree'] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
 
+def open_fold(writer, node):
+    "A line that opens what is folded, and says the same to those who listen to the page."
+    writer.body.append(f'<details class="folded"><summary>{escape(node["prompt_show"])}</summary>\n')
+
+def close_fold(writer, _node): writer.body.append('</details>\n')
+
 def setup(app):
+    app.add_node(HideCodeCellNode, override=True, html=(open_fold, close_fold))
     app.connect('html-page-context', describe)
     app.connect('html-page-context', rank_captions, priority=900)  # after the theme has made the tree

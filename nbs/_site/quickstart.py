@@ -1,4 +1,5 @@
-"""Run the commands of nbs/start/quickstart.md on the sample folder, and put what they print below them.
+"""Run the commands of nbs/start/quickstart.md on the sample folder, and put what they print below them; then the Python
+of nbs/guides/moving.md, which stands on what they made.
 
     python nbs/_site/quickstart.py"""
 import os, re, subprocess, sys, tempfile
@@ -6,7 +7,9 @@ from pathlib import Path
 from sample import make_folder
 
 PAGE = Path(__file__).resolve().parents[1]/'start/quickstart.md'
+MOVING = PAGE.parents[1]/'guides/moving.md'
 STEP = re.compile(r'```sh\n(coderank_[^`]*)```\n\n```text\n(.*?)```', re.S) # a command, and what it printed
+BLOCK = re.compile(r'```python\n([^`]*)```\n\n```text\n(.*?)```', re.S) # the same of Python
 
 def steps(page=PAGE):
     "(command, what it printed) of each step."
@@ -23,10 +26,22 @@ def run(command, folder):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.stdout
 
+def run_python(code, folder):
+    "What some Python prints; what is said on stderr is for people who wait."
+    (folder/'block.py').write_text(code, encoding='utf-8')
+    done = subprocess.run([sys.executable, 'block.py'], cwd=folder, env=environment(folder), text=True, check=True,
+                          stdout=subprocess.PIPE)
+    return done.stdout
+
+def rewrite(page, pattern, said):
+    "Put below each step of a page what it says now."
+    def executed(step): return f'{step[0][:step.start(2) - step.start()]}{said(step[1])}```'
+    page.write_text(pattern.sub(executed, page.read_text(encoding='utf-8')), encoding='utf-8')
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         make_folder(Path(folder)/'my_docs')
-        def executed(step): return f'```sh\n{step[1]}```\n\n```text\n{run(step[1].strip(), Path(folder))}```'
-        PAGE.write_text(STEP.sub(executed, PAGE.read_text(encoding='utf-8')), encoding='utf-8')
+        rewrite(PAGE, STEP, lambda command: run(command.strip(), Path(folder)))
+        rewrite(MOVING, BLOCK, lambda code: run_python(code, Path(folder)))
 
 if __name__ == '__main__': main()

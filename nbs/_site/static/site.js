@@ -10,3 +10,4 @@ function letKeysScroll() {
 }
 addEventListener('load', letKeysScroll);
 addEventListener('resize', letKeysScroll);
+addEventListener('toggle', letKeysScroll, true);
