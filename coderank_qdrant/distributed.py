@@ -20,7 +20,7 @@ from . import __version__
 from .command import InputError, one_of
 from .machine import cores
 from .models import ModelCard, find_model
-from .fingerprint import fingerprint
+from .fingerprint import fingerprints
 from .loading import NoRoom
 from .devices import Device, find_devices
 from .placement import Placement
@@ -223,7 +223,7 @@ def node_weights(task:Task # What is to be loaded
         except InputError as error:
             raise InputError(f'{task.card.name} is not on {where}: there is no folder {folder}. {error} '
                              'Put its weights where every node sees them, and name it with --models_dir.') from None
-    if fingerprint(task.card, folder, task.precision, task.long) == task.space: return folder
+    if task.space in fingerprints(task.card, folder, task.precision, task.long): return folder
     raise InputError(f'{task.card.name} on {where}, in {folder}, is not the model of this run: its weights, tokenizer '
                      'or configuration differ. Every node needs the same files.')
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from .command import InputError
 from .machine import gpu_memory
+from .weights import used_weights
 from .models import ModelCard, first_line, read_config
 
 # %% ../nbs/25_loading.ipynb #d0467610
@@ -155,7 +156,7 @@ def read_table(folder:Path, # A model's folder
               )->torch.Tensor: # Shape (tokens, hidden), as the file has it, its pages shared with other processes
     "The table of token embeddings, in host memory; raises `InputError` where there is none."
     from safetensors import safe_open
-    for file in sorted(Path(folder).glob('*.safetensors')):
+    for file in used_weights(Path(folder)):
         with safe_open(file, framework='pt') as tensors:
             for key in tensors.keys():
                 if key == name or key.endswith(f'.{name}'): return tensors.get_tensor(key)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_WORK', 'ModelPlan', 'expected_speed', 'check_patience', 'first_budget', 'fair_budget', 'use_budget',
            'stand_in_tokenizer', 'planned_card', 'beside_devices', 'placed_plan', 'with_frame', 'refuse_long',
-           'with_batches', 'plan_model']
+           'with_batches', 'space_in', 'plan_model']
 
 # %% ../nbs/35_model_plan.ipynb #c1f2b7aa
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import numpy as np
 from .command import InputError
 from .models import ModelCard, Weights, find_model, frame, load_tokenizer
 from .models import with_dim, with_max_length
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, fingerprints
 from .routing import Route
 from .memory import GIB, SHAPES, MemoryModel, usual_batch
 from .devices import find_devices
@@ -246,6 +246,16 @@ def with_batches(model:ModelPlan, # With its work
     if old: return replace(model, resumed=True, batches=old, budget=settings['budget'])
     return use_budget(model, first_budget(model))
 
+# %% ../nbs/35_model_plan.ipynb #551a9e79
+def space_in(cache:VectorCache, # What is there already
+             model:ModelPlan # Placed, its weights here or known
+            )->str: # A fingerprint
+    "Under which name a cache has a model's vectors, or gets them."
+    known = {name for name, in cache.read('select fingerprint from models')}
+    if not known or model.fingerprint in known or model.folder is None: return model.fingerprint
+    names = fingerprints(model.card, model.folder, model.precision, model.long)
+    return next((name for name in names if name in known), model.fingerprint)
+
 # %% ../nbs/35_model_plan.ipynb #15375612
 def plan_model(route:Route, # Which model, from where
                chunks:list, # The `Chunk`s it reads
@@ -261,6 +271,7 @@ def plan_model(route:Route, # Which model, from where
     there = {}
     saved, settings = [], {}
     if cache and model.fingerprint:
+        model = replace(model, fingerprint=space_in(cache, model))
         there = known_texts(cache, model.fingerprint)
         saved, settings = load_work(cache, model.fingerprint)
         model = replace(model, damaged=cache.damaged[model.fingerprint])

@@ -18,7 +18,7 @@ import orjson
 import numpy as np
 import torch
 from .command import InputError
-from .weights import choose_in_models_dir, choose_on_kaggle, in_package, why_no_model
+from .weights import choose_in_models_dir, choose_on_kaggle, in_package, used_weights, why_no_model
 from .hub import hub_reason, patiently
 from .download import LATER, fetch_small, fetch_weights, in_hub_cache, on_hub
 
@@ -199,7 +199,7 @@ def shapes_here(folder:Path # A model's folder
                )->dict: # name: shape; raises `InputError`
     "The shape of every tensor, from the headers of a model's files."
     shapes = {}
-    for path in sorted(Path(folder).glob('*.safetensors')):
+    for path in used_weights(Path(folder)):
         for name,tensor in header_of(path).items():
             if name != '__metadata__': shapes[name] = tensor['shape']
     return shapes

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODES', 'LONGEST_QUERY', 'devices_for_query', 'place_query', 'folder_state', 'kept_tokenizer', 'loaded_model',
-           'kept_fingerprint', 'same_space', 'query_model', 'query_vector', 'question_embedder', 'check_query',
-           'dense_lists', 'sparse_list', 'query_lists']
+           'has_space', 'same_space', 'query_model', 'query_vector', 'question_embedder', 'check_query', 'dense_lists',
+           'sparse_list', 'query_lists']
 
 # %% ../nbs/60_questions.ipynb #157b1823
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 from .command import InputError, one_of
 from .models import ModelCard, count_weights, find_model, frame, load_tokenizer, tokenize
 from .models import with_max_length
-from .fingerprint import fingerprint
+from .fingerprint import file_state, fingerprints, shaping_files
 from .encoder import Encoder, load_encoder
 from .devices import find_devices, with_free
 from .placement import DoesNotFit, place_model
@@ -49,13 +49,10 @@ def place_query(name:str, # The model's name
 
 # %% ../nbs/60_questions.ipynb #48928016
 def folder_state(folder # A model's folder
-                )->tuple: # (name, nanoseconds of the last change, bytes) of each file
+                )->tuple: # (name, what the file system says of it) of each file that loading reads
     "What changes when a model's files do."
-    facts = []
-    for file in sorted(Path(folder).iterdir()):
-        stat = file.stat()
-        facts.append((file.name, stat.st_mtime_ns, stat.st_size))
-    return tuple(facts)
+    here = [(name, Path(folder)/name) for name in shaping_files(folder)]
+    return tuple((name, file_state(file)) for name,file in here if file.is_file())
 
 # %% ../nbs/60_questions.ipynb #4c2eea1e
 @lru_cache(maxsize=8)
@@ -80,14 +77,15 @@ before_run.append(loaded_model.cache_clear)  # a run needs the room
 
 # %% ../nbs/60_questions.ipynb #12f0dff8
 @lru_cache
-def kept_fingerprint(card:ModelCard, # The model's card
-                     folder, # Its weights
-                     precision:str, # A key of `DTYPES`
-                     long:str, # Policy for long texts
-                     _state:tuple # From `folder_state`; part of the key
-                    )->str: # 64 hexadecimal digits
-    "A fingerprint, computed once for files that do not change."
-    return fingerprint(card, folder, precision, long)
+def has_space(card:ModelCard, # The model's card
+              folder, # Its weights
+              precision:str, # A key of `DTYPES`
+              long:str, # Policy for long texts
+              space:str, # A fingerprint
+              _state:tuple # From `folder_state`; part of the key
+             )->bool:
+    "Whether a model makes the vectors of a space, looked up once for files that do not change."
+    return space in fingerprints(card, folder, precision, long)
 
 # %% ../nbs/60_questions.ipynb #6832feaa
 def same_space(card:ModelCard, # A card with the collection's row length
@@ -97,8 +95,8 @@ def same_space(card:ModelCard, # A card with the collection's row length
     "The card whose vectors are those of the collection, in full or cut."
     cut = replace(card, keep=about['dimension'], dim=about['dimension'])
     for candidate in card, cut:
-        found = kept_fingerprint(candidate, folder, about['precision'], about['long'], folder_state(folder))
-        if found == about['fingerprint']: return candidate
+        asked = about['precision'], about['long'], about['fingerprint']
+        if has_space(candidate, folder, *asked, folder_state(folder)): return candidate
     return None
 
 # %% ../nbs/60_questions.ipynb #f15b8637

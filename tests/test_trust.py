@@ -219,3 +219,109 @@ def test_metadata_keeps_its_digits_and_keys(written, key, kept, tmp_path):
     chunk, = read_corpus(tmp_path/'in').chunks
     assert chunk.metadata[key] == kept and type(chunk.metadata[key]) is type(kept)
     orjson.dumps(chunk.metadata)
+
+def linked_copy(folder, target):
+    "A model's folder with links to its files, of which a test replaces one."
+    return shutil.copytree(folder, target, copy_function=os.symlink)
+
+def changed(file, data=b'{}'):
+    "Put a file in the place of another one, or beside the others."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before = file.read_bytes() if file.exists() else b''
+    file.unlink(missing_ok=True)
+    file.write_bytes(before + b' ' + data)
+
+@pytest.fixture(scope='module')
+def dense(tiny, tmp_path_factory):
+    "A model with sentence-transformers' files, and a module whose weights are no safetensors."
+    from conftest import as_sentence_model
+    folder = shutil.copytree(tiny, tmp_path_factory.mktemp('dense')/'model')
+    as_sentence_model(folder, 32, 'mean_tokens', normalise=True)
+    modules = json.loads((folder/'modules.json').read_text())
+    (folder/'modules.json').write_text(json.dumps([*modules, dict(idx=3, name='3', path='3_Dense', type='sentence_transformers.models.Dense')]))
+    changed(folder/'3_Dense/config.json')
+    changed(folder/'3_Dense/pytorch_model.bin', b'weights')
+    return folder
+
+@pytest.mark.parametrize('name', ['README.md', 'LICENSE.txt', 'picture.png', 'training_args.json', 'onnx/model.onnx', 'onnx/config.json', 'pytorch_model.bin', 'consolidated.safetensors',
+                                  'out/in_embedding_summary.json', 'out/in/a_chunks.json', 'model.safetensors.index.json'])
+def test_what_lies_beside_a_model_changes_nothing(name, dense, tmp_path):
+    from coderank_qdrant.fingerprint import fingerprint
+    from coderank_qdrant.models import count_weights, folder_card
+    folder = linked_copy(dense, tmp_path/'m')
+    card, before, weights = folder_card(folder), fingerprint(folder_card(folder), folder), count_weights(folder)
+    stray = (folder/'model.safetensors').read_bytes() if name.endswith('.safetensors') else b'{}'
+    (folder/name).parent.mkdir(parents=True, exist_ok=True)
+    (folder/name).write_bytes(stray)
+    assert fingerprint(card, folder) == before and count_weights(folder) == weights
+
+@pytest.mark.parametrize('name', ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'vocab.txt', 'modules.json', '1_Pooling/config.json', '3_Dense/config.json',
+                                  '3_Dense/pytorch_model.bin', 'sentence_bert_config.json', 'added_tokens.json', 'spiece.model'])
+def test_what_loading_reads_changes_the_fingerprint(name, dense, tmp_path):
+    from coderank_qdrant.fingerprint import fingerprint
+    from coderank_qdrant.models import folder_card
+    folder = linked_copy(dense, tmp_path/'m')
+    card, before = folder_card(folder), fingerprint(folder_card(folder), folder)
+    changed(folder/name, b'' if name.endswith('.json') and (folder/name).exists() else b'{}')
+    assert fingerprint(card, folder) != before
+
+def test_shards_are_those_of_the_index(missions_models, tmp_path):
+    from coderank_qdrant.fingerprint import fingerprint
+    from coderank_qdrant.models import count_weights, folder_card
+    folder = linked_copy(missions_models/'nomic-embed-code', tmp_path/'m')
+    card, before, weights = folder_card(folder), fingerprint(folder_card(folder), folder), count_weights(folder)
+    first, *_, last = sorted(folder.glob('*.safetensors'))
+    (folder/'consolidated.safetensors').symlink_to(last.resolve())
+    assert fingerprint(card, folder) == before and count_weights(folder) == weights
+    changed(first)
+    assert fingerprint(card, folder) != before
+
+OPENED: list = []
+sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == 'open' else None)
+
+@pytest.mark.parametrize('name', ['CodeRankEmbed', 'nomic-embed-code', 'CodeRankLLM'])
+def test_loading_opens_nothing_that_the_fingerprint_leaves_out(name, missions_models):
+    "But for what is read for generating text and for chats."
+    from coderank_qdrant.encoder import load_encoder
+    from coderank_qdrant.fingerprint import shaping_files
+    from coderank_qdrant.models import folder_card, load_tokenizer
+    folder = missions_models/name
+    OPENED.clear()
+    load_encoder(folder_card(folder), folder)
+    load_tokenizer(folder)
+    opened = {Path(file).relative_to(folder).as_posix() for file in OPENED if file.startswith(f'{folder}/')}
+    assert 'config.json' in opened and opened - {'generation_config.json', 'chat_template.jinja'} <= {*shaping_files(folder)}
+
+def test_other_weights_of_the_same_size_and_time_are_noticed(tmp_path, monkeypatch):
+    from coderank_qdrant.fingerprint import content_hash, remembered_hashes
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    file, found = tmp_path/'model.safetensors', []
+    for letter in b'ab':
+        file.write_bytes(bytes([letter]) * 400_000)
+        os.utime(file, ns=(10**18, 10**18))
+        found.append(remembered_hashes([file])[file])
+        assert found[-1] == content_hash(file)
+    assert len({*found}) == 2
+    monkeypatch.setattr('coderank_qdrant.fingerprint.content_hash', lambda file: pytest.fail('hashed again'))
+    assert remembered_hashes([file])[file] == found[-1]
+
+def test_a_run_of_an_earlier_version_goes_on(tiny, tmp_path, monkeypatch):
+    "Its vectors, its collection and its questions keep the name that the space had."
+    from coderank_qdrant import model_plan
+    from coderank_qdrant.fingerprint import fingerprint, fingerprints
+    from coderank_qdrant.index import index_run
+    from coderank_qdrant.pipeline import embed_corpus
+    from coderank_qdrant.search import search
+    model = linked_copy(tiny, tmp_path/'m')
+    (model/'data_config.json').write_text('{}')
+    write_file(tmp_path/'in', 'docs/a_chunks.json', ['a text', 'another text'])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(model_plan, 'fingerprint', lambda *args: list(fingerprints(*args))[-1])
+        old = embed_corpus(tmp_path/'in', tmp_path/'out', profile=str(model), devices='cpu')
+        index_run(old, tmp_path/'index')
+    run = embed_corpus(tmp_path/'in', tmp_path/'out', profile=str(model), devices='cpu')
+    name, = (told['fingerprint'] for told in run.summary['models'])
+    assert (run.summary['computed'], run.summary['cached']) == (0, 2)
+    assert [name] == [told['fingerprint'] for told in old.summary['models']] and name != fingerprint(run.plan.models[0].card, model)
+    assert index_run(run, tmp_path/'index')['written'] == 0
+    assert search('text', tmp_path/'index', mode='dense', model=str(model), device='cpu')
