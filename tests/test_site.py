@@ -206,7 +206,7 @@ def test_folded_source_opens_without_javascript(site, chromium):
 def test_site_search_finds(site, chromium, asked, answers):
     page, faults = watched(chromium)
     page.goto(f'{(site/"search.html").as_uri()}?q={asked}')
-    page.wait_for_function("document.querySelector('#search-results ul.search li') && !document.querySelector('#search-progress')?.textContent.includes('...')")
+    page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')")  # results come one by one
     found = page.evaluate("[...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'))")
     page.close()
     assert not faults and any(re.match(rf'(?:\./)?({answers})\.html', link) for link in found[:10]), found[:10]
