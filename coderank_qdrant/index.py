@@ -89,6 +89,9 @@ def why_not_same(there:dict, # The description of a collection
     for key in 'navigation', 'bm25', 'quantization':
         if there[key] != wanted[key]:
             return f'it was indexed with {key} {there[key]}, and now {wanted[key]} is asked for'
+    for key in 'shards', 'on_disk':
+        if key in wanted and wanted[key] != there.get(key):
+            return f'it was made without {key} {wanted[key]}, which is decided when a collection is made'
     return ''
 
 # %% ../nbs/59_index.ipynb #a05d22c6

@@ -146,9 +146,9 @@ def file_system(path, # Any path, perhaps one that is not there yet
     try: lines = Path(table).read_text(errors='replace').splitlines()
     except OSError: return ''
     real, found = Path(path).expanduser().resolve(), ('', '')
-    for _,point,kind,*_ in map(str.split, lines):
+    for _,point,kind,*_ in map(str.split, lines):  # of two at one point the later one is seen
         point = re.sub(r'\\([0-7]{3})', lambda octal: chr(int(octal[1], 8)), point)  # a space is written as \040
-        if real.is_relative_to(point): found = max(found, (point, kind), key=lambda mount: len(mount[0]))
+        if real.is_relative_to(point): found = max((point, kind), found, key=lambda mount: len(mount[0]))
     return found[1]
 
 def mount_words(out, # The folder that a run writes to
@@ -157,7 +157,7 @@ def mount_words(out, # The folder that a run writes to
     "A warning for an output folder on a network."
     kind = file_system(out, table)
     if kind not in REMOTE: return ''
-    return (f'{out} is on a network mount ({kind}), where SQLite cannot promise that vectors.sqlite stays whole. '
+    return (f'{Path(out).name} is on a network mount ({kind}), where SQLite cannot promise that vectors.sqlite stays whole. '
             'Write to a disk of this machine, and copy the folder afterwards.')
 
 # %% ../nbs/03_places.ipynb #ed8db07d

@@ -119,7 +119,7 @@ def names_in_text(text:str # A piece of code
     return tuple(dict.fromkeys(name or other for name,other in DEFINING.findall(text)))
 
 # %% ../nbs/62_ranking.ipynb #191eb662
-HEADING = re.compile(r'^#{1,6}[ \t]+(.*[^ \t#\n]|.)[ \t#]*$', re.M)
+HEADING = re.compile(r'^#{1,6}[ \t]+(.*[^ \t#\n]|.)[ \t#]*$', re.M) # to the last sign that is part of it
 
 def defined_names(text:str, # A piece
                   metadata:dict # What is known about it

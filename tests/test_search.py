@@ -514,6 +514,7 @@ def test_a_collection_in_parts_on_the_disk_of_a_server(small, qdrant, tmp_path):
         assert all(vectors.on_disk for vectors in config.params.vectors.values())
         assert_exact(store, small)
     assert index_run(small, where)['written'] == 0, 'a later call need not say it again'
+    with pytest.raises(InputError, match='without shards 3, which is decided'): index_run(small, where, shards=3)
     for layout in dict(shards=2), dict(on_disk=True):
         with pytest.raises(InputError, match='for a server only'): index_run(small, tmp_path/'index', **layout)
     assert not (tmp_path/'index').exists()
