@@ -157,8 +157,8 @@ def mount_words(out, # The folder that a run writes to
     "A warning for an output folder on a network."
     kind = file_system(out, table)
     if kind not in REMOTE: return ''
-    return (f'{Path(out).name} is on a network mount ({kind}), where SQLite cannot promise that vectors.sqlite stays whole. '
-            'Write to a disk of this machine, and copy the folder afterwards.')
+    return (f'{Path(out).name} is on a network mount ({kind}), where SQLite cannot promise that vectors.sqlite stays '
+            'whole. Write to a disk of this machine, and copy the folder afterwards.')
 
 # %% ../nbs/03_places.ipynb #ed8db07d
 def kept_file(name:str # Such as 'hashes.json'
