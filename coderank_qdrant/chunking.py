@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from fastcore.script import store_true
 from tokenizers import Tokenizer
 from .command import InputError, command
-from .corpus import Problem, path_text
+from .files import Problem, path_text
 from .documents import Ignoring, Sources, Wanted, file_reason, folder_documents
 from .languages import is_docs
 from .models import find_model

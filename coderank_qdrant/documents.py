@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from .corpus import Problem, path_text
+from .files import Problem, path_text
 from .languages import is_docs, language
 
 # %% ../nbs/17_documents.ipynb #350478dc

@@ -11,7 +11,6 @@ import time
 import numpy as np
 from .command import InputError
 from .cache import VectorCache, put_texts, put_vectors, save_work
-from .work import Row, row_length
 from .model_plan import ModelPlan
 from .events import Events
 from .workers import Job
@@ -25,16 +24,16 @@ def jobs_of(model:ModelPlan, # A model's plan
     "The batches of a plan, as jobs; rows without a token are in none."
     jobs = []
     for batch in model.batches:
-        rows = [i for i in batch if model.lengths[i]]
+        rows = [i for i in np.asarray(batch).tolist() if model.lengths[i]]
         if model.strategy != 'static' or workers == 1: jobs.append(Job(rows))
         else: jobs += [Job(part.tolist(), home=i) for i,part in enumerate(np.array_split(rows, workers))]
     return [job for job in jobs if job.rows]
 
 # %% ../nbs/50_embedding.ipynb #94f445bb
-def token_row(model:ModelPlan, row:Row)->np.ndarray: # int32
+def token_row(model:ModelPlan, row)->np.ndarray: # row: of `ROW`; int32
     "A row as the model reads it: its tokens, with the special tokens around them."
     before, after = model.frame
-    return np.array([*before, *model.work.ids[row.hash][row.start:row.end], *after], np.int32)
+    return np.concatenate([before, model.work.ids.read(row), after]).astype(np.int32)
 
 # %% ../nbs/50_embedding.ipynb #a33a400f
 def check_dimension(model:ModelPlan, done:list): # done: 'done' facts; raises `InputError`
@@ -48,17 +47,17 @@ def check_dimension(model:ModelPlan, done:list): # done: 'done' facts; raises `I
 # %% ../nbs/50_embedding.ipynb #367764af
 def keep_vectors(model:ModelPlan, done:list, cache:VectorCache): # done: 'done' facts of `run_jobs`
     "Write vectors down."
-    rows = [model.work.rows[i] for facts in done for i in facts['numbers']]
-    keys = [(row.hash, row.window) for row in rows]
-    tokens = [row.end - row.start for row in rows]
+    rows = model.work.rows[np.concatenate([facts['numbers'] for facts in done])]
+    keys = list(zip(map(model.work.texts.name, rows['text']), rows['window'], strict=True))
+    tokens = rows['end'] - rows['start']
     vectors = np.concatenate([facts['vectors'] for facts in done])
     put_vectors(cache, model.fingerprint, keys, tokens, vectors)
 
 # %% ../nbs/50_embedding.ipynb #ef1d0bc7
 def tell_batch(model:ModelPlan, facts:dict, events:Events, count:Count): # facts: of one batch
     "Count a batch and pass it on."
-    rows = [model.work.rows[i] for i in facts['numbers']]
-    tokens = sum(row_length(row, model.extra) for row in rows)
+    rows = model.work.rows[facts['numbers']]
+    tokens = int(model.lengths[facts['numbers']].sum())
     count.add(model.fingerprint, rows, tokens)
     told = {key: value for key,value in facts.items() if key not in ('numbers', 'vectors')}
     events('batch', model=model.card.name, **told, batch_tokens=tokens, **count.facts())
@@ -81,9 +80,9 @@ def commit(model:ModelPlan, # A model's plan
 def tell_trouble(kind:str, facts:dict, model:ModelPlan, events:Events, count:Count):
     "Count what went wrong, and pass it on."
     if kind == 'quarantine':
-        row = model.work.rows[facts['row']]
+        one = [facts['row']]
         reason = facts['reason']
-        count.add(model.fingerprint, [row], row_length(row, model.extra), reason)
+        count.add(model.fingerprint, model.work.rows[one], int(model.lengths[one].sum()), reason)
         facts = dict(n=1, reason=reason, text=f'One text is quarantined: {reason}')
     if kind == 'oom': count.counters['oom'] += 1
     if kind == 'retry': count.counters['retried'] += facts['rows']
@@ -95,11 +94,10 @@ NO_TOKEN = 'the tokenizer finds no token in it'
 def note_work(model:ModelPlan, cache:VectorCache):
     "Write down how long the texts are and which batches are to be computed, before the first of them is."
     work = model.work
-    texts = [(hash, tokens, work.windows[hash]) for hash,tokens in work.tokens.items()]
-    keys = [(row.hash, row.window) for row in work.rows]
-    batches = [[keys[i] for i in batch] for batch in model.batches]
-    put_texts(cache, model.fingerprint, texts)
-    save_work(cache, model.fingerprint, batches, model.settings)
+    names = map(work.texts.name, range(len(work.texts)))
+    def keys(batch): return [(work.texts.name(row['text']), row['window']) for row in work.rows[batch]]
+    put_texts(cache, model.fingerprint, zip(names, work.tokens, work.windows, strict=True))
+    save_work(cache, model.fingerprint, map(keys, model.batches), model.settings)
 
 # %% ../nbs/50_embedding.ipynb #cfaefde6
 def set_budgets(team:list, jobs:list, lengths:np.ndarray):
@@ -123,7 +121,7 @@ def embed_model(model:ModelPlan, # The model's plan
     jobs = jobs_of(model, len(team))
     set_budgets(team, jobs, lengths)
     count.start = count.start or time.time()
-    count.add(model.fingerprint, [rows[i] for i in np.flatnonzero(lengths == 0)], why=NO_TOKEN)
+    count.add(model.fingerprint, rows[lengths == 0], why=NO_TOKEN)
     def rows_of(numbers): return [token_row(model, rows[i]) for i in numbers]
     def too_late(): return deadline is not None and time.time() > deadline
     done: list = []

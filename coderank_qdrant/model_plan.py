@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_WORK', 'ModelPlan', 'expected_speed', 'check_patience', 'first_budget', 'fair_budget', 'use_budget',
            'stand_in_tokenizer', 'planned_card', 'beside_devices', 'placed_plan', 'with_frame', 'refuse_long',
-           'with_batches', 'space_in', 'plan_model']
+           'with_batches', 'space_in', 'texts_of', 'plan_model']
 
 # %% ../nbs/35_model_plan.ipynb #c1f2b7aa
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np
 from .command import InputError
+from .texts import Texts, distinct
+from .corpus import Chunks, as_chunks
 from .models import ModelCard, Weights, find_model, frame, load_tokenizer
 from .models import with_dim, with_max_length
 from .fingerprint import fingerprint, fingerprints
@@ -22,11 +24,11 @@ from .memory import GIB, SHAPES, MemoryModel, usual_batch
 from .devices import find_devices
 from .placement import Placement, place_model
 from .batching import default_budget, padding_waste, static_batch_size
-from .cache import VectorCache, is_complete, known_texts, load_work
-from .work import Work, cut_batches, find_work, resumed_batches, row_length
+from .cache import NO_LIST, Saved, VectorCache, known_texts, load_work, nothing_known
+from .work import Work, cut_batches, find_work, resumed_batches, row_lengths
 
 # %% ../nbs/35_model_plan.ipynb #2cdfbbc6
-NO_WORK = Work({}, {}, {}, [], 0)
+NO_WORK = find_work(Texts(NO_LIST.hashes), np.empty(0, int), None, None, 1)
 
 @dataclass(frozen=True, repr=False)
 class ModelPlan:
@@ -48,7 +50,7 @@ class ModelPlan:
     frame:tuple = ((), ()) # Special tokens before and after a row; none where there is nothing to compute
     extra:int = 0 # How many these are
     budget:int = 0 # Tokens a batch, or with 'static' rows a batch
-    batches:list = field(default_factory=list) # Lists of row numbers
+    batches:list = field(default_factory=list) # Arrays of row numbers
     resumed:bool = False # Are these the batches of an interrupted run?
     damaged:int = 0 # Cached vectors that do not agree with their checksum, and are computed again
     memory:MemoryModel|None = None # Of a batch, the weights included; by count until it is measured
@@ -68,7 +70,7 @@ class ModelPlan:
     def on_gpu(self): return self.placement.devices[0].gpu
 
     @property
-    def busy(self): return bool(self.work.rows) # is there something to compute?
+    def busy(self): return len(self.work.rows) > 0 # is there something to compute?
 
     @property
     def operations(self)->float:
@@ -86,12 +88,12 @@ class ModelPlan:
     @cached_property
     def lengths(self)->np.ndarray: # Tokens of each row, special ones included; shape (rows,)
         "How long the rows are."
-        return np.array([row_length(row, self.extra) for row in self.work.rows], int)
+        return row_lengths(self.work.rows, self.extra)
 
     @property
-    def too_long(self)->list: # Text hashes
+    def too_long(self)->np.ndarray: # Their numbers
         "Texts that do not fit in a row."
-        return [text for text,tokens in self.work.tokens.items() if tokens > self.width]
+        return np.flatnonzero(self.work.tokens > self.width)
 
     @property
     def windowed(self): return len(self.too_long) if self.long == 'window' else 0
@@ -103,7 +105,7 @@ class ModelPlan:
     def lost_tokens(self)->int:
         "Tokens that nobody reads, where long texts are cut."
         if self.long != 'truncate': return 0
-        return sum(self.work.tokens[text] - self.width for text in self.too_long)
+        return int((self.work.tokens[self.too_long] - self.width).sum())
 
     @property
     def waste(self): return padding_waste(self.lengths, self.batches)
@@ -194,7 +196,7 @@ def beside_devices(devices:tuple # Of `Device`
 
 # %% ../nbs/35_model_plan.ipynb #315246af
 def placed_plan(route:Route, # Which model, from where
-                chunks:list, # The `Chunk`s it reads
+                chunks, # The `Chunk`s it reads
                 content_types:list, # What these are
                 devices:tuple, # Of `Device`
                 precision:str='auto', # See `pick_precision`
@@ -231,18 +233,18 @@ def with_frame(model:ModelPlan, # Placed
 def refuse_long(model:ModelPlan # With its work
                ): # Raises `InputError`
     "Refuse texts that are too long, where that is asked for."
-    if model.long != 'error' or not model.too_long: return
+    if model.long != 'error' or not len(model.too_long): return
     raise InputError(f'{len(model.too_long)} texts are longer than the {model.width} tokens {model.card.name} reads, '
-                     f'the longest has {max(model.work.tokens.values())}. Use --long window or truncate.')
+                     f'the longest has {model.work.tokens.max()}. Use --long window or truncate.')
 
 # %% ../nbs/35_model_plan.ipynb #e94de68e
 def with_batches(model:ModelPlan, # With its work
-                 saved:list, # The batches of an earlier run that are left, from `load_work`
+                 saved:Saved, # The batches of an earlier run that are left, from `load_work`
                  settings:dict # Under which they were cut
                 )->ModelPlan:
     "The last step: batches, those of an interrupted run where they fit."
     same = (settings.get('strategy'), settings.get('extra')) == (model.strategy, model.extra)
-    old = resumed_batches(model.work.rows, saved) if same else None
+    old = resumed_batches(model.work, saved) if same else None
     if old: return replace(model, resumed=True, batches=old, budget=settings['budget'])
     return use_budget(model, first_budget(model))
 
@@ -256,9 +258,17 @@ def space_in(cache:VectorCache, # What is there already
     names = fingerprints(model.card, model.folder, model.precision, model.long)
     return next((name for name in names if name in known), model.fingerprint)
 
+# %% ../nbs/35_model_plan.ipynb #5e63a7de
+def texts_of(chunks:Chunks # What a model reads
+            )->tuple: # The first chunk of each text, as `Chunks`; the `Texts`; chunks that have each, shape (m,)
+    "The distinct texts of some chunks."
+    first, text = distinct(chunks.hashes)
+    firsts = chunks[first]
+    return firsts, Texts(firsts.hashes), np.bincount(text, minlength=len(first))
+
 # %% ../nbs/35_model_plan.ipynb #15375612
 def plan_model(route:Route, # Which model, from where
-               chunks:list, # The `Chunk`s it reads
+               chunks, # The `Chunk`s it reads: a `Chunks`, or a list
                content_types:list, # What these are
                cache:VectorCache=None, # What is there already; None plans from nothing
                devices:tuple=None, # Of `Device`; the CPU by default
@@ -266,19 +276,21 @@ def plan_model(route:Route, # Which model, from where
                **options # For `placed_plan`: `precision`, `strategy`, `long`, `max_length`, `dim`, `failed_ways`
               )->ModelPlan: # Raises `InputError`, `DoesNotFit` among them
     "Plan one model's work."
+    chunks = as_chunks(chunks)
     model = placed_plan(route, chunks, content_types, devices or find_devices('cpu'), **options)
-    texts = {chunk.vector_hash: chunk.embedded for chunk in chunks}
-    there = {}
-    saved, settings = [], {}
+    firsts, texts, copies = texts_of(chunks)
+    known, saved, settings, folder = nothing_known(len(texts)), NO_LIST, {}, None
     if cache and model.fingerprint:
         model = replace(model, fingerprint=space_in(cache, model))
-        there = known_texts(cache, model.fingerprint)
+        known = known_texts(cache, model.fingerprint, texts)
         saved, settings = load_work(cache, model.fingerprint)
+        folder = cache.path.parent
         model = replace(model, damaged=cache.damaged[model.fingerprint])
-    missing = sum(len(text) for hash,text in texts.items() if not is_complete(there.get(hash)))
-    model = replace(model, characters=missing)
-    if missing and begin: begin(model)
+    model = replace(model, characters=int(firsts.facts['size'][~known.complete].sum()))
+    if model.characters and begin: begin(model)
     model, tokenizer = with_frame(model, settings)
-    model = replace(model, work=find_work(texts, tokenizer, model.width, model.long, there))
+    def read(numbers): return [chunk.embedded for chunk in firsts[numbers]]
+    work = find_work(texts, copies, read, tokenizer, model.width, model.long, known, folder)
+    model = replace(model, work=work)
     refuse_long(model)
     return with_batches(model, saved, settings)

@@ -15,17 +15,16 @@ from fastcore.basics import chunked
 from .show import new_figure, plain
 from .places import written_whole
 from .chunks import Chunk, enrich
+from .corpus import Chunks
 from .cache import VectorCache, get_vectors, pooled
 
 # %% ../nbs/47_outputs.ipynb #02427336
-def look_up(chunks:list, # Of `Chunk`
-            spaces:dict, # chunk id: (model's short name, its fingerprint, content type)
+def look_up(keys:list, # (fingerprint, text hash) of each chunk
             cache:VectorCache # The vectors
            )->dict: # (fingerprint, text hash): (tokens of each window, vectors of shape (windows, dim))
     "The vectors of some chunks, of each vector space in one question."
     hashes: dict = {}
-    for chunk in chunks:
-        hashes.setdefault(spaces[chunk.id][1], []).append(chunk.vector_hash)
+    for space,hash in keys: hashes.setdefault(space, []).append(hash)
     found = {}
     for space,wanted in hashes.items():
         for text,vectors in get_vectors(cache, space, wanted).items():
@@ -33,17 +32,18 @@ def look_up(chunks:list, # Of `Chunk`
     return found
 
 # %% ../nbs/47_outputs.ipynb #3e2c4d00
-def records(chunks:list, # Of `Chunk`
-            spaces:dict, # chunk id: (model's short name, its fingerprint, content type)
+def records(chunks:Chunks, # Of a plan
+            spaces:dict, # content type: (model's short name, its fingerprint)
             cache:VectorCache, # The vectors
             slice_size:int=500 # Chunks looked up at a time
            )->Iterator[tuple]: # (`Chunk` with all its metadata, tokens of each window, vectors of shape (windows, dim))
     "Join the corpus with the cache, in the order of the corpus; a chunk without vectors is left out."
-    for part in chunked(chunks, slice_size):
-        found = look_up(part, spaces, cache)
-        for chunk in part:
-            name, space, content_type = spaces[chunk.id]
-            key = space, chunk.vector_hash
+    for start in range(0, len(chunks), slice_size):
+        part = chunks[start:start + slice_size]
+        keys = [(spaces[kind][1], row.tobytes().hex()) for kind,row in zip(part.types, part.hashes, strict=True)]
+        found = look_up(keys, cache)
+        for chunk,content_type,key in zip(part, part.types, keys, strict=True):
+            name, _ = spaces[content_type]
             if key not in found: continue
             tokens, vectors = found[key]
             metadata = enrich(chunk.metadata, content_type=content_type, model=name,

@@ -10,10 +10,10 @@ __all__ = ['SHOWN', 'Run', 'run_records', 'noted_dims', 'write_outputs', 'some_c
 
 # %% ../nbs/51_pipeline.ipynb #f6b0b7a2
 import tempfile, time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 import numpy as np
 from fastcore.meta import delegates
@@ -23,7 +23,7 @@ from .command import InputError, command
 from .machine import free_cached
 from .places import file_facts, mount_words, write_json
 from .headers import header_name, header_parts, with_header
-from .corpus import Corpus, guess_words, input_words, usable_corpus
+from .corpus import Chunks, Corpus, changed, guess_words, input_words, usable_corpus
 from .models import frame, load_tokenizer, spans, tokenize
 from .download import LATER, SPENT
 from .encoder import load_encoder, read_ahead
@@ -119,22 +119,16 @@ def write_outputs(run:Run, # A run with its vectors in the cache
     return summary
 
 # %% ../nbs/51_pipeline.ipynb #c34df467
-def some_chunks(plan:Plan, n:int)->list: # Of `Chunk`
+def some_chunks(plan:Plan, n:int)->Chunks:
     "The first chunks of each subdirectory, of models that have something to compute."
-    busy = {content_type for model in plan.models if model.busy for content_type in model.content_types}
-    taken: Counter = Counter()
-    chunks = []
-    for chunk in plan.corpus.chunks:
-        if plan.content_types[chunk.id] not in busy: continue
-        subdir = chunk.metadata['source_subdir']
-        taken[subdir] += 1
-        if taken[subdir] <= n: chunks.append(chunk)
-    return chunks
+    chunks = plan.corpus.chunks.of([kind for model in plan.models if model.busy for kind in model.content_types])
+    subdirs = chunks.facts['subdir']
+    return chunks[np.sort(np.concatenate([np.flatnonzero(subdirs == one)[:n] for one in np.unique(subdirs)]))]
 
 # %% ../nbs/51_pipeline.ipynb #7129e1a2
-def plan_again(model:ModelPlan, plan:Plan, chunks:list)->ModelPlan: # chunks: of `Chunk`
+def plan_again(model:ModelPlan, chunks:Chunks)->ModelPlan:
     "A model's part for a few chunks, from an empty cache, with the budget that it has."
-    mine = [chunk for chunk in chunks if plan.content_types[chunk.id] in model.content_types]
+    mine = chunks.of(model.content_types)
     route = Route(model.content_types[0], model.card, model.folder, model.place, model.weights)
     planned = plan_model(route, mine, model.content_types, None, model.placement.devices, precision=model.precision,
                          strategy=model.strategy, long=model.long)
@@ -147,9 +141,8 @@ def sample_of(plan:Plan, # A plan
     "The same plan for a few chunks, of the models that have something to compute."
     chunks = some_chunks(plan, n)
     corpus = replace(plan.corpus, chunks=chunks, problems=[])
-    content_types = {chunk.id: plan.content_types[chunk.id] for chunk in chunks}
-    models = [plan_again(model, plan, chunks) for model in plan.models if model.busy]
-    return replace(plan, corpus=corpus, content_types=content_types, models=models)
+    models = [plan_again(model, chunks) for model in plan.models if model.busy]
+    return replace(plan, corpus=corpus, models=models)
 
 # %% ../nbs/51_pipeline.ipynb #1f15fe82
 def embed_sample(small:Plan, teams:Teams)->tuple: # (chunks that got a vector, `Count`)
@@ -202,7 +195,7 @@ def verify_model(run:Run, # A run with its vectors in the cache
                 )->float|None: # Smallest cosine of a stored vector and the new one; None where it has no chunk
     "Embed a sample of a model's chunks again, row by row, and compare."
     plan = run.plan
-    mine = [chunk for chunk in plan.corpus.chunks if plan.content_types[chunk.id] in model.content_types]
+    mine = plan.corpus.chunks.of(model.content_types)
     sample = mine[::max(len(mine) // n, 1)][:n]
     stored = list(records(sample, spaces_of(plan), cache))
     tokenizer = load_tokenizer(model.here)
@@ -353,7 +346,7 @@ def with_headers(corpus:Corpus, # As it was read
                 )->Corpus: # Raises `InputError` for a part that is none
     "A corpus whose texts are embedded with a header."
     parts = header_parts(choice)
-    chunks = [with_header(chunk, parts) for chunk in corpus.chunks] if parts else corpus.chunks
+    chunks = changed(corpus.chunks, partial(with_header, parts=parts)) if parts else corpus.chunks
     return replace(corpus, chunks=chunks, header=header_name(parts))
 
 # %% ../nbs/51_pipeline.ipynb #f777bdc7

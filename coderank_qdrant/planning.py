@@ -13,6 +13,7 @@ __all__ = ['FETCH', 'READ', 'PLAN_HEAD', 'SESSION', 'RATES_NOTE', 'OTHERS_NOTE',
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+import numpy as np
 import orjson
 from fastcore.xml import Div, Li, NotStr, Ul
 from .show import as_html, html_table, in_words, new_figure, plain
@@ -20,8 +21,8 @@ from .command import InputError, one_of
 from .machine import host_free
 from .places import free_bytes, on_kaggle
 from .download import LATER
-from .content import CONTENT_TYPES, chunk_type
-from .corpus import Corpus, guess_words, input_words
+from .content import CONTENT_TYPES
+from .corpus import Corpus, guess_words, input_words, routed
 from .models import LONG_POLICIES
 from .routing import chain, route, route_table
 from .memory import GIB
@@ -34,8 +35,7 @@ from .model_plan import ModelPlan, beside_devices, plan_model, stand_in_tokenize
 @dataclass(frozen=True, repr=False)
 class Plan:
     "What a run will do."
-    corpus:Corpus # What was read
-    content_types:dict # chunk id: one of `CONTENT_TYPES`
+    corpus:Corpus # What was read, with the kinds of content that its routing gives
     models:list # A `ModelPlan` for each model
     devices:tuple # Of `Device`
     others:list|tuple = () # `ModelPlan`s of the profile's other models, as if each read everything
@@ -104,7 +104,7 @@ def long_texts(model:ModelPlan)->str|int: # 0 where there are none
     n = len(model.too_long)
     if not n: return 0
     if model.long == 'window': return f'{n:,}, read in windows'
-    lost = 100 * model.lost_tokens / max(sum(model.work.tokens.values()), 1)
+    lost = 100 * model.lost_tokens / max(int(model.work.tokens.sum()), 1)
     return f'{n:,}, cut: {lost:.0f}% of tokens lost'
 
 # %% ../nbs/36_planning.ipynb #239ad3f1
@@ -157,10 +157,11 @@ def plan_row(model:ModelPlan)->list: # As long as `PLAN_HEAD`
 def most_cut(plan:Plan, model:ModelPlan, n:int=3)->str:
     "The documents that lose most when long texts are cut."
     lost: Counter = Counter()
-    for chunk in plan.corpus.chunks:
-        if plan.content_types[chunk.id] not in model.content_types: continue
-        beyond = model.work.tokens[chunk.vector_hash] - model.width
-        lost[chunk.metadata['source']] += max(beyond, 0)
+    mine = plan.corpus.chunks.of(model.content_types)
+    beyond = model.work.tokens[model.work.texts.find(mine.hashes)] - model.width
+    longer = np.flatnonzero(beyond > 0)
+    for chunk,tokens in zip(mine[longer], beyond[longer].tolist(), strict=True):
+        lost[chunk.metadata['source']] += tokens
     return ', '.join(f'{source} ({tokens:,} tokens)' for source,tokens in lost.most_common(n))
 
 # %% ../nbs/36_planning.ipynb #4cf5aa55
@@ -227,7 +228,7 @@ def header_note(plan:Plan)->str: # '' where there is none
 def guess_note(plan:Plan)->str: # '' where nothing was guessed
     "For how many chunks the kind of content is a guess, and which models read them for it."
     words = guess_words(plan.corpus)
-    types = {plan.content_types[chunk.id] for chunk in plan.corpus.guessed if chunk.id in plan.content_types}
+    types = set(plan.corpus.guessed.types)
     readers = [model.card.name for model in plan.models if types & set(model.content_types)]
     return f'{words} They are for {", ".join(readers)}.' if words else ''
 
@@ -284,13 +285,12 @@ def plan_others(corpus:Corpus, profile:str, models:list, devices:tuple, models_d
     return [plan_model(one, corpus.chunks, [], None, devices, **options) for one in routes]
 
 # %% ../nbs/36_planning.ipynb #ecd7485c
-def plan_models(corpus:Corpus, content_types:dict, table:dict, cache:VectorCache|None, devices:tuple, **options)->list:
+def plan_models(corpus:Corpus, table:dict, cache:VectorCache|None, devices:tuple, **options)->list:
     "A part of the plan for each model of a route table; raises `DoesNotFit`."
     models = []
     for card in dict.fromkeys(one.card for one in table.values()):
         mine = [content_type for content_type,one in table.items() if one.card == card]
-        chunks = [chunk for chunk in corpus.chunks if content_types[chunk.id] in mine]
-        models.append(plan_model(table[mine[0]], chunks, mine, cache, devices, **options))
+        models.append(plan_model(table[mine[0]], corpus.chunks.of(mine), mine, cache, devices, **options))
     return models
 
 # %% ../nbs/36_planning.ipynb #c408420e
@@ -308,16 +308,16 @@ def make_plan(corpus:Corpus, # What was read
     one_of('--routing', routing, ('extension', 'content'))
     one_of('--long', options.get('long', 'window'), LONG_POLICIES)
     devices, failed = devices or find_devices('cpu'), {} if failed is None else failed
-    content_types = {chunk.id: chunk_type(chunk, routing) for chunk in corpus.chunks}
+    corpus = replace(corpus, chunks=routed(corpus.chunks, routing))
     assume = devices[0].assumed
     while True:
-        table = route_table(set(content_types.values()), profile, models_dir, failed, assume, told)
-        try: models = plan_models(corpus, content_types, table, cache, devices, **options)
+        table = route_table(set(corpus.chunks.types), profile, models_dir, failed, assume, told)
+        try: models = plan_models(corpus, table, cache, devices, **options)
         except DoesNotFit as e:
             failed[e.name] = str(e)
             continue
         others = plan_others(corpus, profile, models, devices, models_dir, **options) if assume else []
-        return Plan(corpus, content_types, models, devices, others)
+        return Plan(corpus, models, devices, others)
 
 # %% ../nbs/36_planning.ipynb #065b5518
 def check_disk(plan:Plan, # What will be done
@@ -339,7 +339,7 @@ def plot_lengths(plan:Plan # A plan
     fig, axes = new_figure(len(plan.models))
     for ax,model in zip(axes, plan.models, strict=True):
         line = f'a row of {model.card.name}: {model.width} tokens'
-        ax.hist(list(model.work.tokens.values()), bins=60, color='#3b6ea8')
+        ax.hist(model.work.tokens, bins=60, color='#3b6ea8')
         ax.axvline(model.width, color='#b03a2e', ls='--', label=plain(line))
         ax.set(xlabel='tokens of a text', ylabel='distinct texts')
         ax.legend(frameon=False)

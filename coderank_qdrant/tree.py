@@ -20,7 +20,7 @@ import orjson
 from .chunks import mark, repair_text
 from .command import InputError
 from .places import passing
-from .corpus import Problem, path_text
+from .files import Problem, path_text
 from .documents import GUESSED, MOST_BYTES, REASONS, Sources, Wanted, decode
 from .documents import is_document, is_nbdev, text_reason
 from .languages import language
