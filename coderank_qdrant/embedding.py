@@ -47,7 +47,7 @@ def check_dimension(model:ModelPlan, done:list): # done: 'done' facts; raises `I
 # %% ../nbs/50_embedding.ipynb #367764af
 def keep_vectors(model:ModelPlan, done:list, cache:VectorCache): # done: 'done' facts of `run_jobs`
     "Write vectors down."
-    rows = model.work.rows[np.concatenate([facts['numbers'] for facts in done])]
+    rows = model.work.rows[np.concatenate([np.array(facts['numbers'], int) for facts in done])]
     keys = list(zip(map(model.work.texts.name, rows['text']), rows['window'], strict=True))
     tokens = rows['end'] - rows['start']
     vectors = np.concatenate([facts['vectors'] for facts in done])
@@ -56,8 +56,9 @@ def keep_vectors(model:ModelPlan, done:list, cache:VectorCache): # done: 'done' 
 # %% ../nbs/50_embedding.ipynb #ef1d0bc7
 def tell_batch(model:ModelPlan, facts:dict, events:Events, count:Count): # facts: of one batch
     "Count a batch and pass it on."
-    rows = model.work.rows[facts['numbers']]
-    tokens = int(model.lengths[facts['numbers']].sum())
+    numbers = np.array(facts['numbers'], int)
+    rows = model.work.rows[numbers]
+    tokens = int(model.lengths[numbers].sum())
     count.add(model.fingerprint, rows, tokens)
     told = {key: value for key,value in facts.items() if key not in ('numbers', 'vectors')}
     events('batch', model=model.card.name, **told, batch_tokens=tokens, **count.facts())

@@ -47,11 +47,11 @@ class TokenIds:
     def __init__(self,
         n:int, # Texts
         folder=None, # Where a file is made if they are many; the system's own by default
-        most:int=TOKENS_HELD # Bytes from which on they are
+        most:int=None # Bytes from which on they are; `TOKENS_HELD` by default
     ):
         self.starts = np.full(n, -1, np.int64) # bytes
         self.size = 0 # bytes
-        self.file = tempfile.SpooledTemporaryFile(most, dir=folder)
+        self.file = tempfile.SpooledTemporaryFile(TOKENS_HELD if most is None else most, dir=folder)
 
     def add(self, text:int, ids:np.ndarray): # number of the text; int32
         "Keep a text's ids."

@@ -3,7 +3,8 @@ import json, os, random
 from pathlib import Path
 import pytest
 from conftest import read_jsonl, run_cli, summary_of, write_file
-from coderank_qdrant.corpus import SKIPPED, read_corpus
+from coderank_qdrant.corpus import read_corpus
+from coderank_qdrant.files import SKIPPED
 
 def adds_up(c): return c.found == len(c.chunks) + sum(p.chunks for p in c.problems)
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from conftest import run_cli, summary_of
 from coderank_qdrant.content import chunk_type
-from coderank_qdrant.corpus import _try_file, input_words, name_chunks, read_corpus
+from coderank_qdrant.corpus import input_words, read_corpus, with_id
+from coderank_qdrant.files import try_file
 from coderank_qdrant.parsing import SUFFIXES, Unreadable, unpack
 
 def put(root, path, value):
@@ -294,11 +295,10 @@ def test_mutations_never_raise_and_add_up(form, seed):
     rng = random.Random(seed)
     name = f'x{FORMS[form]}'
     for _ in range(20):
-        raws, problems, found = _try_file(InMemory(name, mutant(form, rng)), Path('sub')/name)
-        chunks, _ = name_chunks(raws, 'c')
+        raws, problems, found, _ = try_file(InMemory(name, mutant(form, rng)), Path('sub')/name)
+        chunks = [with_id(raw, 'c', raw.filename) for raw in raws]
         assert found == len(chunks) + sum(p.chunks for p in problems)
         assert chunks or problems
-        assert len({x.id for x in chunks}) == len(chunks)
         for x in chunks:
             x.text.encode()
             json.dumps(x.metadata)

@@ -129,7 +129,11 @@ def test_a_work_list_that_was_cut_short_fits_no_run(tmp_path, monkeypatch):
     with VectorCache(tmp_path/'vectors.sqlite') as cache:
         assert cache.read('pragma page_size') == [(16384,)]
         chapter.save_work(cache, 'a', batches, dict(budget=1))
-        assert chapter.load_work(cache, 'a') == (batches, dict(budget=1))
+        def listed(name):
+            saved, settings = chapter.load_work(cache, name)
+            keys = [(row.tobytes().hex(), int(window)) for row,window in zip(saved.hashes, saved.windows)]
+            return [[key for key,batch in zip(keys, saved.batch) if batch == one] for one in dict.fromkeys(saved.batch)], settings
+        assert listed('a') == (batches, dict(budget=1))
         real, writes = chapter.work_rows, iter(range(25))
         def full(model, batches):
             for row in real(model, batches):
@@ -137,11 +141,11 @@ def test_a_work_list_that_was_cut_short_fits_no_run(tmp_path, monkeypatch):
                 yield row
         monkeypatch.setattr(chapter, 'work_rows', full)
         with pytest.raises(InputError): chapter.save_work(cache, 'a', batches, dict(budget=1))
-        left, settings = chapter.load_work(cache, 'a')
+        left, settings = listed('a')
         assert settings == {} and len(left) < len(batches)
         monkeypatch.setattr(chapter, 'work_rows', real)
         chapter.save_work(cache, 'a', batches, dict(budget=2))
-        assert chapter.load_work(cache, 'a') == (batches, dict(budget=2))
+        assert listed('a') == (batches, dict(budget=2))
 
 def test_a_cache_of_small_pages_goes_on(tmp_path):
     file = tmp_path/'vectors.sqlite'

@@ -1,0 +1,113 @@
+"""A large corpus from end to end: rate, and the most memory that the process has, at several sizes.
+
+    python tests/bench_million.py [--sizes 10000,100000,1000000] [--folder DIR] [--kill] [--index]
+
+Chunks of 100 to 600 tokens, a tenth of them texts that were there before, in files of a hundred; the model is a table of token
+vectors (64 numbers), so what is measured is all that is not the model. Each size is a run in a process of its own, from chunk files
+to JSONL and Parquet. --kill ends the largest run half-way by SIGKILL and says how long the next one takes to its first new batch.
+--index puts the first 200,000 chunks into a folder and all into a server, and compares the counts."""
+import argparse, json, os, random, resource, shutil, signal, sqlite3, subprocess, sys, tempfile, time
+from contextlib import closing
+from pathlib import Path
+from bench_pipeline import table_model
+from conftest import write_file
+
+SENTENCES, A_FILE = 4000, 100
+
+def make_corpus(root, size, words, seed=0):
+    "Chunk files, a hundred chunks each; the smaller corpus is the beginning of the larger one."
+    rng = random.Random(seed)
+    sentences = [' '.join(rng.choices(words, k=20)) + '.' for _ in range(SENTENCES)]
+    before = []
+    for n in range(size // A_FILE):
+        texts = []
+        for i in range(A_FILE):
+            text = rng.choice(before) if before and rng.random() < .1 else f'{n} {i} ' + ' '.join(rng.choices(sentences, k=rng.randint(4, 25)))
+            texts.append(text)
+        before = texts  # copies are of the file before
+        write_file(root, f'part{n % 6}/d{n // 600}/doc{n}_chunks.json', texts, f'doc{n}.md')
+
+def one_run(root, out, model):
+    "A run in this process; prints what it took as JSON."
+    from coderank_qdrant.pipeline import embed_corpus
+    started = time.perf_counter()
+    run = embed_corpus(root, out, profile=model, devices='cpu', parquet=True)
+    took = time.perf_counter() - started
+    s = run.summary
+    print(json.dumps(dict(seconds=took, chunks=s['total_embeddings'], texts=s['distinct_texts'], computed=s['computed'], account=s['account'],
+                          peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, jsonl=run.jsonl.stat().st_size / 1e9)))
+
+def start_run(root, out, model):
+    code = [sys.executable, __file__, '--one', root, out, model]
+    return subprocess.Popen([str(part) for part in code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, 'PYTHONUNBUFFERED': '1'})
+
+def result(process):
+    told = process.communicate()[0].decode().strip().splitlines()
+    assert process.returncode == 0, f'a run ended with {process.returncode}'
+    return json.loads(told[-1])
+
+def vectors_in(cache):
+    "Vectors that are committed, as another process sees them; 0 as long as there is none. An exclusive lock keeps readers out, so the log's size counts."
+    return sum(Path(f'{cache}{end}').stat().st_size for end in ('', '-wal') if Path(f'{cache}{end}').exists())
+
+def killed_and_continued(root, out, model, bytes_at):
+    "Seconds from the start of the second run to its first new batch, and what it said at the end."
+    shutil.rmtree(out, ignore_errors=True)
+    first = start_run(root, out, model)
+    while vectors_in(out/'vectors.sqlite') < bytes_at:
+        assert first.poll() is None, 'the run was over before it could be killed'
+        time.sleep(.2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    metrics, before = out/'metrics.jsonl', 0
+    def batches(): return sum(b'"batch"' in line for line in metrics.read_bytes().splitlines())
+    before = batches()
+    started = time.perf_counter()
+    second = start_run(root, out, model)
+    while batches() <= before:
+        assert second.poll() is None, 'the second run had nothing to compute'
+        time.sleep(.2)
+    return time.perf_counter() - started, result(second)
+
+def index_all(out, size, folder):
+    "The first 200,000 chunks in a folder, all of them on a server; the counts."
+    from conftest import QdrantServer
+    from coderank_qdrant.index import index_run
+    server = QdrantServer(folder/'server')
+    try:
+        started = time.perf_counter()
+        report = index_run(out, server.url, on_disk=True, shards=2)
+        print(f'server, vectors on its disk: {report["points"]:,} points in {time.perf_counter() - started:,.0f} s', flush=True)
+    finally: server.kill()
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--sizes', default='10000,100000,1000000')
+    p.add_argument('--folder', type=Path)
+    p.add_argument('--kill', action='store_true')
+    p.add_argument('--index', action='store_true')
+    p.add_argument('--one', nargs=3, help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.one: return one_run(*args.one)
+    folder = args.folder or Path(tempfile.mkdtemp())
+    sizes = [int(size) for size in args.sizes.split(',')]
+    try:
+        model = folder/'model'
+        if not model.exists(): table_model(model)
+        words = [word for word in (model/'vocab.txt').read_text().split() if word.isalpha()]
+        for size in sizes:
+            root, out = folder/f'corpus{size}', folder/f'out{size}'
+            if not root.exists(): make_corpus(root, size, words)
+            shutil.rmtree(out, ignore_errors=True)
+            told = result(start_run(root, out, model))
+            print(f'{size:,} chunks, {told["texts"]:,} texts: {told["seconds"]:,.1f} s, {size / told["seconds"]:,.0f} chunks/s, at most {told["peak"]:,.0f} MB, JSONL {told["jsonl"]:.2f} GB', flush=True)
+        if args.kill:
+            half = (out/'vectors.sqlite').stat().st_size / 2
+            wait, told = killed_and_continued(root, folder/'killed', model, half)
+            same = (folder/'killed').joinpath(f'{root.name}_embeddings.jsonl').read_bytes() == out.joinpath(f'{root.name}_embeddings.jsonl').read_bytes()
+            print(f'killed half-way: the next run had its first new batch after {wait:.1f} s, computed {told["computed"]:,} of {told["texts"]:,} texts; the same bytes: {same}', flush=True)
+        if args.index: index_all(out, size, folder)
+    finally:
+        if not args.folder: shutil.rmtree(folder)
+
+if __name__ == '__main__': main()
