@@ -143,7 +143,8 @@ class Chunks(Sequence):
     def of(self, content_types)->'Chunks':
         "Those of some kinds of content."
         kinds = [CONTENT_TYPES.index(content_type) for content_type in content_types]
-        return self[np.isin(self.facts['kind'], kinds)]
+        mine = np.isin(self.facts['kind'], kinds)
+        return self if mine.all() else self[mine]
 
 # %% ../nbs/14_corpus.ipynb #c0a50017
 def number_subdirs(chunks:list, # Of `Chunk`

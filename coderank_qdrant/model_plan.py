@@ -264,7 +264,7 @@ def texts_of(chunks:Chunks # What a model reads
     "The distinct texts of some chunks."
     first, text = distinct(chunks.hashes)
     firsts = chunks[first]
-    return firsts, Texts(firsts.hashes), np.bincount(text, minlength=len(first))
+    return firsts, Texts(np.ascontiguousarray(firsts.hashes)), np.bincount(text, minlength=len(first))
 
 # %% ../nbs/35_model_plan.ipynb #15375612
 def plan_model(route:Route, # Which model, from where

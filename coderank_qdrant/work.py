@@ -51,7 +51,8 @@ class TokenIds:
     ):
         self.starts = np.full(n, -1, np.int64) # bytes
         self.size = 0 # bytes
-        self.file = tempfile.SpooledTemporaryFile(TOKENS_HELD if most is None else most, dir=folder)
+        most = TOKENS_HELD if most is None else most
+        self.file = tempfile.SpooledTemporaryFile(max(most, 1), dir=folder) # 0 would be no limit
 
     def add(self, text:int, ids:np.ndarray): # number of the text; int32
         "Keep a text's ids."

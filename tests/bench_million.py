@@ -6,8 +6,7 @@ Chunks of 100 to 600 tokens, a tenth of them texts that were there before, in fi
 vectors (64 numbers), so what is measured is all that is not the model. Each size is a run in a process of its own, from chunk files
 to JSONL and Parquet. --kill ends the largest run half-way by SIGKILL and says how long the next one takes to its first new batch.
 --index puts the first 200,000 chunks into a folder and all into a server, and compares the counts."""
-import argparse, json, os, random, resource, shutil, signal, sqlite3, subprocess, sys, tempfile, time
-from contextlib import closing
+import argparse, json, os, random, resource, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 from bench_pipeline import table_model
 from conftest import write_file
@@ -27,18 +26,19 @@ def make_corpus(root, size, words, seed=0):
         before = texts  # copies are of the file before
         write_file(root, f'part{n % 6}/d{n // 600}/doc{n}_chunks.json', texts, f'doc{n}.md')
 
-def one_run(root, out, model):
+def one_run(root, out, model, limit=None):
     "A run in this process; prints what it took as JSON."
     from coderank_qdrant.pipeline import embed_corpus
     started = time.perf_counter()
-    run = embed_corpus(root, out, profile=model, devices='cpu', parquet=True)
+    run = embed_corpus(root, out, profile=model, devices='cpu', parquet=True, limit=limit and int(limit))
     took = time.perf_counter() - started
     s = run.summary
     print(json.dumps(dict(seconds=took, chunks=s['total_embeddings'], texts=s['distinct_texts'], computed=s['computed'], account=s['account'],
                           peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, jsonl=run.jsonl.stat().st_size / 1e9)))
 
-def start_run(root, out, model):
-    code = [sys.executable, __file__, '--one', root, out, model]
+def start(what, *given):
+    "This program again, in a process of its own."
+    code = [sys.executable, __file__, f'--{what}', *given]
     return subprocess.Popen([str(part) for part in code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, 'PYTHONUNBUFFERED': '1'})
 
 def result(process):
@@ -47,37 +47,46 @@ def result(process):
     return json.loads(told[-1])
 
 def vectors_in(cache):
-    "Vectors that are committed, as another process sees them; 0 as long as there is none. An exclusive lock keeps readers out, so the log's size counts."
+    "Vectors that are committed, in bytes of the files: an exclusive lock keeps readers out."
     return sum(Path(f'{cache}{end}').stat().st_size for end in ('', '-wal') if Path(f'{cache}{end}').exists())
 
 def killed_and_continued(root, out, model, bytes_at):
     "Seconds from the start of the second run to its first new batch, and what it said at the end."
     shutil.rmtree(out, ignore_errors=True)
-    first = start_run(root, out, model)
+    first = start('one', root, out, model)
     while vectors_in(out/'vectors.sqlite') < bytes_at:
         assert first.poll() is None, 'the run was over before it could be killed'
         time.sleep(.2)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    metrics, before = out/'metrics.jsonl', 0
+    metrics = out/'metrics.jsonl'
     def batches(): return sum(b'"batch"' in line for line in metrics.read_bytes().splitlines())
     before = batches()
     started = time.perf_counter()
-    second = start_run(root, out, model)
+    second = start('one', root, out, model)
     while batches() <= before:
         assert second.poll() is None, 'the second run had nothing to compute'
         time.sleep(.2)
     return time.perf_counter() - started, result(second)
 
-def index_all(out, size, folder):
-    "The first 200,000 chunks in a folder, all of them on a server; the counts."
-    from conftest import QdrantServer
+def index_one(out, location, *settings):
+    "Index a run in this process; prints what came of it as JSON."
     from coderank_qdrant.index import index_run
+    started = time.perf_counter()
+    report = index_run(out, location, **json.loads(settings[0] if settings else '{}'))
+    print(json.dumps(dict(seconds=time.perf_counter() - started, points=report['points'], peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)))
+
+def index_all(root, out, some, model, folder, size):
+    "The first 200,000 chunks in a folder, all of them on a server that keeps vectors on its disk; the counts."
+    from conftest import QdrantServer
+    few = min(size, 200_000)
+    limited = result(start('one', root, some, model, few))
+    told = result(start('index_of', some, folder/'index'))
+    print(f'a folder: {told["points"]:,} points of {limited["chunks"]:,} chunks in {told["seconds"]:,.0f} s, at most {told["peak"]:,.0f} MB', flush=True)
     server = QdrantServer(folder/'server')
     try:
-        started = time.perf_counter()
-        report = index_run(out, server.url, on_disk=True, shards=2)
-        print(f'server, vectors on its disk: {report["points"]:,} points in {time.perf_counter() - started:,.0f} s', flush=True)
+        told = result(start('index_of', out, server.url, json.dumps(dict(on_disk=True, shards=2))))
+        print(f'a server, vectors on its disk, 2 shards: {told["points"]:,} points in {told["seconds"]:,.0f} s, at most {told["peak"]:,.0f} MB', flush=True)
     finally: server.kill()
 
 def main():
@@ -86,9 +95,10 @@ def main():
     p.add_argument('--folder', type=Path)
     p.add_argument('--kill', action='store_true')
     p.add_argument('--index', action='store_true')
-    p.add_argument('--one', nargs=3, help=argparse.SUPPRESS)
+    for what in '--one', '--index_of': p.add_argument(what, nargs='+', help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.one: return one_run(*args.one)
+    if args.index_of: return index_one(*args.index_of)
     folder = args.folder or Path(tempfile.mkdtemp())
     sizes = [int(size) for size in args.sizes.split(',')]
     try:
@@ -99,14 +109,14 @@ def main():
             root, out = folder/f'corpus{size}', folder/f'out{size}'
             if not root.exists(): make_corpus(root, size, words)
             shutil.rmtree(out, ignore_errors=True)
-            told = result(start_run(root, out, model))
+            told = result(start('one', root, out, model))
             print(f'{size:,} chunks, {told["texts"]:,} texts: {told["seconds"]:,.1f} s, {size / told["seconds"]:,.0f} chunks/s, at most {told["peak"]:,.0f} MB, JSONL {told["jsonl"]:.2f} GB', flush=True)
         if args.kill:
             half = (out/'vectors.sqlite').stat().st_size / 2
             wait, told = killed_and_continued(root, folder/'killed', model, half)
             same = (folder/'killed').joinpath(f'{root.name}_embeddings.jsonl').read_bytes() == out.joinpath(f'{root.name}_embeddings.jsonl').read_bytes()
             print(f'killed half-way: the next run had its first new batch after {wait:.1f} s, computed {told["computed"]:,} of {told["texts"]:,} texts; the same bytes: {same}', flush=True)
-        if args.index: index_all(out, size, folder)
+        if args.index: index_all(root, out, folder/'some', model, folder, size)
     finally:
         if not args.folder: shutil.rmtree(folder)
 
