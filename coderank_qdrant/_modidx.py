@@ -882,6 +882,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'coderank_qdrant.index.size_words': ('index.html#size_words', 'coderank_qdrant/index.py'),
                                        'coderank_qdrant.index.stale_points': ('index.html#stale_points', 'coderank_qdrant/index.py'),
                                        'coderank_qdrant.index.told': ('index.html#told', 'coderank_qdrant/index.py'),
+                                       'coderank_qdrant.index.which_copies': ('index.html#which_copies', 'coderank_qdrant/index.py'),
                                        'coderank_qdrant.index.why_not_same': ('index.html#why_not_same', 'coderank_qdrant/index.py'),
                                        'coderank_qdrant.index.word_header': ('index.html#word_header', 'coderank_qdrant/index.py')},
             'coderank_qdrant.judged': { 'coderank_qdrant.judged.are_judgments': ('judged.html#are_judgments', 'coderank_qdrant/judged.py'),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import REAL, make_bert, run_cli, write_file
 from coderank_qdrant.chunking import demo_corpus
+from coderank_qdrant.collection import Store
 from coderank_qdrant.command import InputError, run_command
 from coderank_qdrant.edge import EdgeStore
 from coderank_qdrant.finished import read_lines, reading, run_files, survey_run
@@ -485,7 +486,7 @@ def test_memory_is_flat_while_points_come_in():
 def test_recall_of_a_graph_over_the_real_corpus(real, tmp_path, monkeypatch, quantize, least):
     "A third of it is copies, and most texts have windows; two hundred questions, against numpy."
     monkeypatch.setattr(EdgeStore, 'exact_below', 0)
-    index_run(real, tmp_path/'index', quantize=quantize)
+    index_run(real, tmp_path/'index', quantize='yes' if quantize else 'no')
     points = list(expected_points(real).values())
     rows, first = np.concatenate([p['vector'] for p in points]), np.cumsum([0] + [len(p['vector']) for p in points[:-1]])
     hits, n = 0, 200
@@ -504,6 +505,27 @@ def test_recall_of_the_graph(more, least):
     assert float(re.search(r'graph: recall@10 ([\d.]+)', p.stdout)[1]) >= least, p.stdout
 
 # at scale
+
+def test_a_large_collection_has_small_copies_by_itself(small, qdrant, tmp_path, monkeypatch):
+    "From the size on at which a graph is made; a collection that is there stays as it was made."
+    def copies(where, **how):
+        index_run(small, where, **how)
+        with opened(where) as store: return store.about['quantization']
+    assert copies(tmp_path/'before') is None
+    with_small_segments(monkeypatch)
+    monkeypatch.setattr(Store, 'exact_below', 300)
+    assert copies(tmp_path/'before') is None and copies(tmp_path/'before', recreate=True) == 'int8'
+    assert copies(tmp_path/'none', quantize='no') is None
+    where = f'{qdrant.url}/collections/large'
+    assert copies(where) == 'int8' and index_run(small, where)['written'] == 0
+    with opened(where) as store:
+        config = store.client.get_collection('large').config.params.vectors
+        assert all(vectors.quantization_config.scalar.always_ram for vectors in config.values())
+    with pytest.raises(InputError, match='indexed with quantization int8, and now None'): index_run(small, where, quantize='no')
+    with pytest.raises(InputError, match='--quantize maybe: one of auto, yes, no'): index_run(small, tmp_path/'none', quantize='maybe')
+    with opened(tmp_path/'before') as store:
+        assert list((tmp_path/'before').rglob('*graph*.bin')) and list((tmp_path/'before').rglob('quantized.*'))
+        assert_exact(store, small)
 
 def test_a_collection_in_parts_on_the_disk_of_a_server(small, qdrant, tmp_path):
     where = f'{qdrant.url}/collections/parts'
