@@ -236,7 +236,7 @@ def pipelines(corpus, count, rounds, until):
 def some_of(corpus, n, into):
     "A corpus of its first files in even steps, n chunks or a few more: with all its duplicates in them."
     files = sorted(Path(corpus).rglob('*_chunks.json'))
-    total, taken = 0, 0
+    taken = 0
     for i,f in enumerate(files):
         if taken > n * (i + 1) / len(files): continue
         (into/f.parent.name).mkdir(parents=True, exist_ok=True)
