@@ -395,6 +395,7 @@ def index_run(out, # Output folder of a finished run, or a `Run`
             there = {} if recreate else store.about
             about = as_before(about, there) | dict(quantization=which_copies(quantize, total, there))
             prepare_store(store, about, recreate)
+            if store.note: events('note', text=store.note)
             slices = run_slices(jsonl, about, cache, batch, left_out)
             ids, written = fill_store(store, slices, events, batch, total, workers)
             pruned, stale = settle_store(store, ids, prune)

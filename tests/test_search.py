@@ -550,3 +550,43 @@ def test_a_server_that_makes_progress_is_waited_for(small, qdrant, monkeypatch):
         assert not states
         monkeypatch.setattr('coderank_qdrant.server.index_status', lambda _: ('yellow', (1, 1)))
         with pytest.raises(InputError, match='without progress'): store.finish(patience=.5)
+
+def test_points_are_sent_by_grpc_where_the_server_has_it(small, own_qdrant, tmp_path, monkeypatch, capsys):
+    "By the port that is named, and only to the server that has the collection; else by HTTP, with a sentence."
+    server, other = own_qdrant(), own_qdrant()
+    connect = ServerStore._connect
+    def connecting(self, *args):
+        client = connect(self, *args)
+        client.upsert = lambda *a, **k: pytest.fail('sent by HTTP')
+        return client
+    monkeypatch.setenv('QDRANT_GRPC_PORT', str(server.grpc))
+    monkeypatch.setattr(ServerStore, '_connect', connecting)
+    assert index_run(small, server.url)['written'] == 400 and 'by HTTP' not in capsys.readouterr().err
+    monkeypatch.setattr(ServerStore, '_connect', connect)
+    with opened(server.url) as store: assert_exact(store, small)
+    assert index_run(small, server.url)['written'] == 0, 'what gRPC wrote reads as it was meant'
+    for port, why in (other.grpc, "doesn't exist"), (server.port, ''), (1, 'nobody answers there'):
+        monkeypatch.setenv('QDRANT_GRPC_PORT', str(port))
+        assert index_run(small, server.url, collection=f'by{port}')['written'] == 400
+        assert re.search(f'sent by HTTP, since gRPC on port {port} is not to be had: .*{why}', capsys.readouterr().err)
+    with pytest.raises(InputError): opened(other.url).__enter__()
+    monkeypatch.setenv('QDRANT_GRPC_PORT', 'six')
+    with pytest.raises(InputError, match='QDRANT_GRPC_PORT=six: a port'): index_run(small, server.url)
+
+def test_numbers_that_grpc_has_no_room_for(qdrant, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv('QDRANT_GRPC_PORT', str(qdrant.grpc))
+    (tmp_path/'c').mkdir()
+    (tmp_path/'c/a_chunks.json').write_text(json.dumps([dict(content=f'text {n}', metadata=dict(source='a.md', n=n)) for n in (1, 2**63 + 5, 2**70, -2**63, 1.5)]))
+    run = embed_corpus(tmp_path/'c', tmp_path/'out', profile=str(tiny))
+    where = f'{qdrant.url}/collections/numbers'
+    assert [index_run(run, where)['written'] for _ in range(2)] == [5, 0]
+
+def test_a_server_that_goes_away_while_points_are_sent_by_grpc(small, own_qdrant, monkeypatch):
+    server = own_qdrant()
+    monkeypatch.setenv('QDRANT_GRPC_PORT', str(server.grpc))
+    monkeypatch.setattr(ServerStore, 'tries', 2)
+    index_run(small, server.url)
+    with opened(server.url) as store:
+        store.loading()
+        server.kill()
+        with pytest.raises(InputError, match='is not answering'): store.upsert(list(expected_points(small).values())[:2])
