@@ -51,7 +51,7 @@ class World:
     "Devices, what they are about to say, and when."
     def __init__(self, n, faults, seconds, seed, loop):
         self.clock, self.faults, self.seconds, self.rng = Clock(loop), faults, seconds, np.random.default_rng(seed)
-        self.due, self.deaths, self.away, self.calls, self.silence = np.full(n, np.inf), 0, np.zeros(n), 0, 0.
+        self.due, self.deaths, self.away, self.calls, self.silence = np.full(n, np.inf), 0, [], 0, 0.
         self.wait_costs = waiting_costs(n) if loop else 0.
         # each machine of eight is taken at moments of its own, all its devices at once
         self.taken = [list(np.cumsum(self.rng.exponential(faults.taken / MACHINE, 200))) if math.isfinite(faults.taken) else [] for _ in range(-(-n // MACHINE))]
@@ -112,7 +112,7 @@ class Device(Worker):
     def replace(self):
         self.world.deaths += 1
         self.ends.clear()
-        if self.hours == self.world.faults.away: self.world.away[self.number] += self.hours
+        if self.hours == self.world.faults.away: self.world.away.append((self.number, self.world.clock.monotonic(), self.hours))
         self.begin(self.world.clock.monotonic() + self.hours, ready=False)
         self.world.clock.skip()
 
@@ -156,7 +156,7 @@ def simulate(n, batches, faults, seconds=12., seed=0, loop=True):
     finally: parallel.time, parallel.wait = real
     took = world.clock.at
     speeds = world.seconds / (ROWS * TOKENS) / world.pace
-    there = (speeds * (took - np.minimum(world.away, took))).sum()
+    there = speeds.sum() * took - sum(speeds[i] * min(hours, took - at) for i,at,hours in world.away)
     return dict(devices=n, batches=batches, seconds=round(took, 1), efficiency=round(batches * seconds / there, 4), deaths=world.deaths,
                 retried=retried, silence=round(world.silence, 1), quarantined=int(quarantined), missing=int((done == 0).sum()), doubled=int((done > 1).sum()),
                 loop_ms_a_batch=round(1000 * (world.clock.spent + world.calls * world.wait_costs) / batches, 3),
