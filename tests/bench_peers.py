@@ -4,12 +4,13 @@
     make performance            installs the peers into an environment of their own first
 
 The packaged MiniLM, texts cut at its maximum. First the model alone, texts in and vectors out: each peer at its best batch size
-of three, found in a first round that does not count. Then whole pipelines, from chunk files to vectors on the disk,
+of three, found on a quarter of the texts, which does not count. Then whole pipelines, from chunk files to vectors on the disk,
 each in a process of its own with all that begins and ends it. Every way takes
 its turn in every round, each result is held against ours, and what counts is the ratio within a round: the machine may be busy with
 other things. Where there is a GPU, all of it runs there, in half precision. A peer that is not installed is named, with the line that
 installs it. What is found is written to nbs/measured_peers.json."""
 import argparse, json, os, platform, shutil, statistics, subprocess, sys, tempfile, time, warnings
+from contextlib import suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -195,9 +196,10 @@ def try_to(name, call, missing):
 def engines(texts, card, folder, rounds, until):
     "The model alone."
     ways, missing, ready, best, mine = Ways(until), [], {}, {}, None
+    work = texts[::4]  # what all of them embed: a part, until each has found its best batch size
     for name,make in ENGINES.items():
         def begin(name=name, make=make):
-            run, close, sizes = make(texts, card, folder)
+            run, close, sizes = make(work, card, folder)
             firsts = [(*timed(lambda s=s: run(s)), s) for s in sizes]
             return run, close, min(firsts, key=lambda f: f[0])
         if (got := try_to(name, begin, missing)) is None: continue
@@ -207,6 +209,7 @@ def engines(texts, card, folder, rounds, until):
         ready[name], best[name], ways.took[name] = (run, close), size, []
         if size: ways.notes[name] = f'batches of {size}' if isinstance(size, int) else f'{len(size.split(","))} x {size.split(",")[0]}'
         print(f'{name}: ready, {took:.1f} s, {ways.notes.get(name, "its own batches")}', file=sys.stderr, flush=True)
+    work[:] = texts
     for r in range(rounds):
         if r and time.time() > until: break
         for name,(run, _) in ready.items(): ways.took[name].append(timed(lambda run=run, name=name: run(best[name]))[0])
@@ -268,6 +271,7 @@ def main():
         card, folder, _ = find_model('all-MiniLM-L6-v2')
         return np.save(args.out/'vectors.npy', PIPELINES[args.pipeline](args.corpus, card, folder, args.out/'out'))
     begun = time.time()
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     if not args.corpus.is_dir():
         from coderank_qdrant.chunking import demo_corpus
         args.corpus = demo_corpus(tempfile.mkdtemp())
@@ -283,8 +287,9 @@ def main():
         whole, missing_whole = pipelines(corpus, len(chunks), args.rounds, begun + 60 * args.minutes)
         print(f'\nWhole pipelines, {len(chunks)} chunks, {len({c.text for c in chunks})} texts\n\n{table(whole, missing_whole)}\n', flush=True)
     finally: shutil.rmtree(tmp)
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    used = {n: version(p) for n,p in {'torch': 'torch', 'sentence-transformers': 'sentence-transformers', **{k: v for k,(v,_) in INSTALL.items()}}.items() if not installed(n)}
+    used = {}
+    for package in 'torch', 'sentence-transformers', 'onnxruntime', 'fastembed', 'llama-index-core', 'txtai', 'ray':
+        with suppress(PackageNotFoundError): used[package] = version(package)
     facts = dict(command='make performance', date=date.today().isoformat(), commit=commit, machine=machine(), gpu=GPU, workers=len(DEVICES), python=platform.python_version(), versions=used,
                  texts=len(texts), alone=alone, alone_missing=missing, chunks=len(chunks), distinct=len({c.text for c in chunks}), whole=whole, whole_missing=missing_whole,
                  seconds=round(time.time() - begun), load=round(os.getloadavg()[0], 1))
