@@ -24,7 +24,8 @@ def sentence_of(error:Exception # Perhaps one whose `content` is JSON with the s
     if content:
         try: text = orjson.loads(content)['status']['error']
         except (ValueError, KeyError, TypeError): pass # then its own words have to do
-    if callable(getattr(error, 'details', None)): text = error.details() or text # of gRPC
+    details = getattr(error, 'details', None)
+    if callable(details): text = details() or text # of gRPC
     return ' '.join(text.split())[:300].rstrip('.') or type(error).__name__
 
 # %% ../nbs/55_collection.ipynb #15c1ff13

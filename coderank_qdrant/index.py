@@ -367,7 +367,7 @@ def index_run(out, # Output folder of a finished run, or a `Run`
               recreate:bool=False, # Make a collection of another model or other settings anew
               navigation:str='keep', # omit: leave out texts that are nothing but links
               titles:bool=False, # Count the words of a document's title as words of its chunks
-              quantize:str='auto', # 8-bit copies of the vectors, searched first: yes, no, or auto, from 100,000 chunks on
+              quantize:str='auto', # 8-bit copies of vectors, searched first: yes, no, or auto: from 100,000 chunks on
               tokenizer:str='code', # How words are cut: code takes names apart as well, word leaves them as they stand
               words:str=WORD_HEADER, # What is counted with a text: none, or some of path,symbols,headings
               shards:int=1, # Parts of a collection that is made on a server, for several machines or more writers
