@@ -2,14 +2,14 @@
 # make test   all tests
 # make docs   the documentation site, in _docs/
 # make slow, make oldest, make chaos: long tests, the oldest releases, faults at every write (SEED=0 SEEDS=500)
-# make bench, make quality, make gpu: measurements
+# make bench, make quality, make performance, make queue, make gpu: measurements
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export IPYTHONDIR := $(CURDIR)/$(VENV)/ipython
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test docs slow chaos bench quality gpu oldest notebooks clean
+.PHONY: demo test docs slow chaos bench quality performance queue gpu oldest notebooks clean
 
 $(VENV)/installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
@@ -46,6 +46,22 @@ quality: $(VENV)/installed
 	$(BIN)/python tests/bench_ranking.py $(if $(RUN),--run $(RUN) --judged tests/judged.jsonl)
 	$(BIN)/python tests/bench_ranking.py --speed
 
+# this package and others like it side by side, under ten minutes; the peers live in an environment of their own
+performance: .venv-peers/installed
+	.venv-peers/bin/python tests/bench_peers.py
+
+# fastembed asks for an older huggingface-hub than transformers does, and needs it for downloads alone
+.venv-peers/installed: settings.ini setup.py constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -q --upgrade pip
+	.venv-peers/bin/python -m pip install -q -c constraints.txt -e '.[offline,chunk,parquet,gpu,qdrant,ray]' onnxruntime onnx llama-index-embeddings-huggingface txtai pandas loguru mmh3 py-rust-stemmers
+	.venv-peers/bin/python -m pip install -q --no-deps fastembed
+	touch $@
+
+# the queue on up to 512 devices that are made up
+queue: $(VENV)/installed
+	$(BIN)/python tests/simulate_queue.py
+
 # needs a GPU: memory predicted and measured, speed, for models of the mission's shapes
 gpu: $(VENV)/installed
 	$(BIN)/python tests/bench_gpu.py
@@ -73,4 +89,4 @@ notebooks: $(VENV)/installed
 	$(BIN)/nbdev-clean
 
 clean:
-	rm -rf $(VENV) .venv-oldest _proc _docs output nbs/output
+	rm -rf $(VENV) .venv-oldest .venv-peers _proc _docs output nbs/output

@@ -24,6 +24,8 @@ def sentence_of(error:Exception # Perhaps one whose `content` is JSON with the s
     if content:
         try: text = orjson.loads(content)['status']['error']
         except (ValueError, KeyError, TypeError): pass # then its own words have to do
+    details = getattr(error, 'details', None)
+    if callable(details): text = details() or text # of gRPC
     return ' '.join(text.split())[:300].rstrip('.') or type(error).__name__
 
 # %% ../nbs/55_collection.ipynb #15c1ff13
@@ -39,7 +41,7 @@ def is_description(about # What is read where a collection keeps its description
     return all(isinstance(model, dict) and model.keys() >= {*needed} for model in models.values())
 
 # %% ../nbs/55_collection.ipynb #5a5c95b0
-CLIENT_MODULES = 'qdrant_client', 'httpx', 'httpcore', 'h2'
+CLIENT_MODULES = 'qdrant_client', 'httpx', 'httpcore', 'h2', 'grpc'
 
 def _from_library(error):
     "Whether Qdrant's libraries raised it."
@@ -68,6 +70,7 @@ class Store:
     lib:Any # The library's module, with the classes that requests are made of
     name:str # The collection, as messages call it
     address:str # Path or URL, as messages begin
+    note = '' # A sentence about how points are sent, where there is one
     about:dict # The collection's description; empty where there is no collection yet
 
     def __enter__(self): return self

@@ -249,17 +249,19 @@ def run_jobs(team:list, # Of `Worker`, ready
              speed:float=None # Tokens a second of one worker, as far as it is known
             )->Iterator[tuple]: # (kind, facts); raises `NoDevice`
     "Carry out jobs on a team, whatever happens."
-    jobs, why = deque(jobs), ''
+    jobs, why, before, looked = deque(jobs), '', 0, time.monotonic()
     while jobs or any(worker.jobs for worker in team):
         here = [worker for worker in team if not worker.dropped]
         if not here:
             raise NoDevice(f'No device is left to go on with. The last one failed with: {why}')
-        free_jobs(jobs, team)
+        if len(here) != before: free_jobs(jobs, team)
+        before = len(here)
         feed(here, jobs, rows_of, lengths)
         answering = who_answers(here)
-        if not answering:
-            yield 'tick', {}
-            for worker in here: kill_if_hung(worker, lengths, patience, speed)
+        if not answering: yield 'tick', {}
+        if time.monotonic() - looked >= .5:
+            looked = time.monotonic()
+            for worker in {*here} - {*answering}: kill_if_hung(worker, lengths, patience, speed)
         for worker in answering:
             for kind,facts in on_answer(worker, jobs, lengths):
                 why = facts.get('reason', why)

@@ -258,9 +258,9 @@ class QdrantServer:
     "A server on free loopback ports, with its storage in a folder of its own; it can be killed and started again."
     def __init__(self, folder, api_key=None):
         self.folder, self.api_key, self.process = Path(folder), api_key, None
-        self.port, grpc = free_port(), free_port()
+        self.port, self.grpc = free_port(), free_port()
         self.folder.mkdir(parents=True, exist_ok=True)
-        service = dict(host='127.0.0.1', http_port=self.port, grpc_port=grpc, **(dict(api_key=api_key) if api_key else {}))
+        service = dict(host='127.0.0.1', http_port=self.port, grpc_port=self.grpc, **(dict(api_key=api_key) if api_key else {}))
         self.config = dict(log_level='ERROR', service=service, telemetry_disabled=True,
                            storage=dict(storage_path=f'{self.folder}/storage', snapshots_path=f'{self.folder}/snapshots', performance=dict(max_search_threads=2)))
         (self.folder/'config.yaml').write_text(json.dumps(self.config))  # JSON is YAML

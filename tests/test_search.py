@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import REAL, make_bert, run_cli, write_file
 from coderank_qdrant.chunking import demo_corpus
+from coderank_qdrant.collection import Store
 from coderank_qdrant.command import InputError, run_command
 from coderank_qdrant.edge import EdgeStore
 from coderank_qdrant.finished import read_lines, reading, run_files, survey_run
@@ -485,7 +486,7 @@ def test_memory_is_flat_while_points_come_in():
 def test_recall_of_a_graph_over_the_real_corpus(real, tmp_path, monkeypatch, quantize, least):
     "A third of it is copies, and most texts have windows; two hundred questions, against numpy."
     monkeypatch.setattr(EdgeStore, 'exact_below', 0)
-    index_run(real, tmp_path/'index', quantize=quantize)
+    index_run(real, tmp_path/'index', quantize='yes' if quantize else 'no')
     points = list(expected_points(real).values())
     rows, first = np.concatenate([p['vector'] for p in points]), np.cumsum([0] + [len(p['vector']) for p in points[:-1]])
     hits, n = 0, 200
@@ -504,6 +505,27 @@ def test_recall_of_the_graph(more, least):
     assert float(re.search(r'graph: recall@10 ([\d.]+)', p.stdout)[1]) >= least, p.stdout
 
 # at scale
+
+def test_a_large_collection_has_small_copies_by_itself(small, qdrant, tmp_path, monkeypatch):
+    "From the size on at which a graph is made; a collection that is there stays as it was made."
+    def copies(where, **how):
+        index_run(small, where, **how)
+        with opened(where) as store: return store.about['quantization']
+    assert copies(tmp_path/'before') is None
+    with_small_segments(monkeypatch)
+    monkeypatch.setattr(Store, 'exact_below', 300)
+    assert copies(tmp_path/'before') is None and copies(tmp_path/'before', recreate=True) == 'int8'
+    assert copies(tmp_path/'none', quantize='no') is None
+    where = f'{qdrant.url}/collections/large'
+    assert copies(where) == 'int8' and index_run(small, where)['written'] == 0
+    with opened(where) as store:
+        config = store.client.get_collection('large').config.params.vectors
+        assert all(vectors.quantization_config.scalar.always_ram for vectors in config.values())
+    with pytest.raises(InputError, match='indexed with quantization int8, and now None'): index_run(small, where, quantize='no')
+    with pytest.raises(InputError, match='--quantize maybe: one of auto, yes, no'): index_run(small, tmp_path/'none', quantize='maybe')
+    with opened(tmp_path/'before') as store:
+        assert list((tmp_path/'before').rglob('*graph*.bin')) and list((tmp_path/'before').rglob('quantized.*'))
+        assert_exact(store, small)
 
 def test_a_collection_in_parts_on_the_disk_of_a_server(small, qdrant, tmp_path):
     where = f'{qdrant.url}/collections/parts'
@@ -528,3 +550,43 @@ def test_a_server_that_makes_progress_is_waited_for(small, qdrant, monkeypatch):
         assert not states
         monkeypatch.setattr('coderank_qdrant.server.index_status', lambda _: ('yellow', (1, 1)))
         with pytest.raises(InputError, match='without progress'): store.finish(patience=.5)
+
+def test_points_are_sent_by_grpc_where_the_server_has_it(small, own_qdrant, tmp_path, monkeypatch, capsys):
+    "By the port that is named, and only to the server that has the collection; else by HTTP, with a sentence."
+    server, other = own_qdrant(), own_qdrant()
+    connect = ServerStore._connect
+    def connecting(self, *args):
+        client = connect(self, *args)
+        client.upsert = lambda *a, **k: pytest.fail('sent by HTTP')
+        return client
+    monkeypatch.setenv('QDRANT_GRPC_PORT', str(server.grpc))
+    monkeypatch.setattr(ServerStore, '_connect', connecting)
+    assert index_run(small, server.url)['written'] == 400 and 'by HTTP' not in capsys.readouterr().err
+    monkeypatch.setattr(ServerStore, '_connect', connect)
+    with opened(server.url) as store: assert_exact(store, small)
+    assert index_run(small, server.url)['written'] == 0, 'what gRPC wrote reads as it was meant'
+    for port, why in (other.grpc, "doesn't exist"), (server.port, ''), (1, 'nobody answers there'):
+        monkeypatch.setenv('QDRANT_GRPC_PORT', str(port))
+        assert index_run(small, server.url, collection=f'by{port}')['written'] == 400
+        assert re.search(f'sent by HTTP, since gRPC on port {port} is not to be had: .*{why}', capsys.readouterr().err)
+    with pytest.raises(InputError): opened(other.url).__enter__()
+    monkeypatch.setenv('QDRANT_GRPC_PORT', 'six')
+    with pytest.raises(InputError, match='QDRANT_GRPC_PORT=six: a port'): index_run(small, server.url)
+
+def test_numbers_that_grpc_has_no_room_for(qdrant, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv('QDRANT_GRPC_PORT', str(qdrant.grpc))
+    (tmp_path/'c').mkdir()
+    (tmp_path/'c/a_chunks.json').write_text(json.dumps([dict(content=f'text {n}', metadata=dict(source='a.md', n=n)) for n in (1, 2**63 + 5, 2**70, -2**63, 1.5)]))
+    run = embed_corpus(tmp_path/'c', tmp_path/'out', profile=str(tiny))
+    where = f'{qdrant.url}/collections/numbers'
+    assert [index_run(run, where)['written'] for _ in range(2)] == [5, 0]
+
+def test_a_server_that_goes_away_while_points_are_sent_by_grpc(small, own_qdrant, monkeypatch):
+    server = own_qdrant()
+    monkeypatch.setenv('QDRANT_GRPC_PORT', str(server.grpc))
+    monkeypatch.setattr(ServerStore, 'tries', 2)
+    index_run(small, server.url)
+    with opened(server.url) as store:
+        store.loading()
+        server.kill()
+        with pytest.raises(InputError, match='is not answering'): store.upsert(list(expected_points(small).values())[:2])
