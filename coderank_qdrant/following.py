@@ -198,5 +198,7 @@ def follow(self:Follower):
             with only_one(self.places.lock) as mine:
                 if mine: self.keep()
                 else: self.enter('other')
-        except Exception as error: self.failed(error)
-        self.ending.wait(self.again if self.fault and self.state != 'gone' else self.pause)
+        except Exception as error:
+            self.failed(error)
+            self.ending.wait(self.again)
+        self.ending.wait(self.pause)

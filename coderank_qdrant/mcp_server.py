@@ -171,7 +171,8 @@ def coderank_mcp(location:str=None, # A folder, or http://HOST:PORT of a server 
                  device:str='auto' # Where models run: auto, cpu or cuda:N
                 ):
     "Let editors and agents search a collection, over the Model Context Protocol."
-    if not (location or watch): raise InputError('Say where to search: --location FOLDER or http://HOST:PORT.')
+    if not (location or watch or out):
+        raise InputError('Say where to search: --location FOLDER or http://HOST:PORT.')
     mcp_library()
     follower = follow(watch, out, location, api_key=api_key, collection=collection, models_dir=models_dir)
     where = follower.places.location if follower else location
