@@ -1038,6 +1038,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'coderank_qdrant/machine.py')},
             'coderank_qdrant.mcp_server': { 'coderank_qdrant.mcp_server.answering': ( 'mcp_server.html#answering',
                                                                                       'coderank_qdrant/mcp_server.py'),
+                                            'coderank_qdrant.mcp_server.as_line': ( 'mcp_server.html#as_line',
+                                                                                    'coderank_qdrant/mcp_server.py'),
                                             'coderank_qdrant.mcp_server.as_parameters': ( 'mcp_server.html#as_parameters',
                                                                                           'coderank_qdrant/mcp_server.py'),
                                             'coderank_qdrant.mcp_server.as_tool': ( 'mcp_server.html#as_tool',
