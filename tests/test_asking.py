@@ -35,7 +35,7 @@ class Screen(io.StringIO):
 
 def shown(index, monkeypatch, *, terminal=True, env=(), rich=True, **options):
     for name in 'NO_COLOR', 'FORCE_COLOR': monkeypatch.delenv(name, raising=False)
-    for name,value in dict(TERM='xterm-256color', COLUMNS='70', **dict(env)).items(): monkeypatch.setenv(name, value)
+    for name,value in {'TERM': 'xterm-256color', 'COLUMNS': '70', **dict(env)}.items(): monkeypatch.setenv(name, value)
     screen = Screen(terminal)
     if not rich: monkeypatch.setitem(sys.modules, 'rich.console', None)
     monkeypatch.setattr(sys, 'stdout', screen)
