@@ -160,8 +160,7 @@ def definition_match(defined:tuple, # From `defined_names`
     asked = {name_words(name) for name in names}
     if any(name_words(name) in asked for name in defined): return 1.
     if any(len(name) > 1 for name in asked): return 0.
-    words = tuple(words)
-    return IN_WORDS * max(name_match(name, words) for name in defined)
+    return IN_WORDS * max(name_match(name, tuple(words)) for name in defined)
 
 # %% ../nbs/62_ranking.ipynb #312c259b
 FOLDERS = dict(test='tests?|testing|specs?|__tests__|e2e|testdata|fixtures?|mocks?|__mocks__',
