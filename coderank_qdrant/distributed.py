@@ -12,7 +12,7 @@ __all__ = ['HELLO', 'TOKEN', 'NOT_HERE', 'PATIENCE', 'ENGINES', 'ray_library', '
 import os, queue, shutil, socket, tempfile, threading, time
 from collections import deque
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -25,7 +25,7 @@ from .loading import NoRoom
 from .devices import Device, find_devices
 from .placement import Placement
 from .workers import Died, Task, Worker, begin, finish, refusal, set_up
-from .teams import Teams, make_way
+from .teams import KEPT, Teams, make_way
 
 # %% ../nbs/45_distributed.ipynb #ba39baae
 def ray_library(): # The module `ray`; raises `InputError` where it is not installed
@@ -414,9 +414,10 @@ def crew(engine:str='local', # One of `ENGINES`
     "What a run works with, for as long as it runs."
     check_engine(engine, address)
     if engine == 'local':
-        devices, teams = find_devices(spec), make_way(keep)
-        try: yield devices, teams
-        finally: teams.close(keep=lambda _key: keep)
+        with KEPT.turn if keep else nullcontext():  # two runs at a time would mix up the answers of kept workers
+            devices, teams = find_devices(spec), make_way(keep)
+            try: yield devices, teams
+            finally: teams.close(keep=lambda _key: keep)
         return
     with ray_session(address, local_cpus(spec)) as ray:
         devices, teams = cluster_devices(ray, spec), Teams(team_starter(ray, spec))

@@ -114,7 +114,7 @@ def query_model(name:str, # Short name of a model, as the collection has it
         raise InputError(f'the weights of {name} that were found are not those the collection was made with')
     state = folder_state(folder)
     kept = KEPT.loaded.get(about['fingerprint'])
-    if not (kept and kept.idle): return loaded_model(mine, folder, device, state)
+    if not (kept and kept.answers(KEPT.turn)): return loaded_model(mine, folder, device, state)
     card = replace(mine, dim=kept.team[0].ready['dim'])
     return TeamEncoder(card, kept.team), kept_tokenizer(folder, state)
 

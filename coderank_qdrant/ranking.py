@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PART', 'QUIET', 'WRITTEN', 'FOLDER', 'BEFORE', 'KEYWORD', 'DEFINING', 'HEADING', 'IN_WORDS', 'FOLDERS', 'FILES',
            'SELDOM', 'ASKED_FOR', 'WANTS_CODE', 'WANTS_DOCS', 'RULES', 'WEIGHTS', 'name_words', 'alike',
-           'question_words', 'asked_names', 'path_words', 'rarities', 'path_match', 'names_in_text', 'defined_names',
-           'name_match', 'definition_match', 'seldom_meant', 'asked_kinds', 'wanted_content', 'source_of',
-           'file_shares', 'in_order', 'by_turns', 'read_rules', 'definition_of', 'added', 'kept_part', 'rank_hits',
-           'words_share', 'certainty', 'graded']
+           'question_words', 'asked_names', 'path_words', 'words_in_path', 'rarities', 'path_match', 'names_in_text',
+           'defined_names', 'name_match', 'definition_match', 'seldom_meant', 'asked_kinds', 'wanted_content',
+           'source_of', 'file_shares', 'in_order', 'by_turns', 'read_rules', 'definition_of', 'added', 'kept_part',
+           'rank_hits', 'words_share', 'certainty', 'graded']
 
 # %% ../nbs/62_ranking.ipynb #5cde9f9c
 import re
@@ -79,28 +79,33 @@ def path_words(source:str # A document's path
     return found | dict.fromkeys(name_words(file.split('.')[0]), 1.)
 
 # %% ../nbs/62_ranking.ipynb #36438c95
+@lru_cache(20_000)
+def words_in_path(words:tuple, # From `question_words`
+                  source:str # A document's path
+                 )->dict: # word: what it counts; those that the path has
+    "The words of a question that stand in a path."
+    found: dict = {}
+    for name,worth in path_words(source).items():
+        for word in words:
+            if worth > found.get(word, 0.) and alike(word, name): found[word] = worth
+    return found
+
 def rarities(words:list, # From `question_words`
              sources:set # Paths of the documents in a list
             )->dict: # word: between 0.1, in all paths, and 1, in none
     "How well each word tells the files of a list apart."
-    paths = [path_words(source) for source in sources]
-    if len(paths) < 4: return dict.fromkeys(words, 1.)
-    found = {}
-    for word in words:
-        having = sum(any(alike(word, name) for name in names) for names in paths)
-        found[word] = 1 - .9 * having / len(paths)
-    return found
+    if len(sources) < 4: return dict.fromkeys(words, 1.)
+    having: Counter = Counter()
+    for source in sources: having.update(words_in_path(tuple(words), source).keys())
+    return {word: 1 - .9 * having[word] / len(sources) for word in words}
 
 # %% ../nbs/62_ranking.ipynb #bf6965e3
 def path_match(rarity:dict, # From `rarities`
                source:str # A document's path
               )->float: # Between 0, and 1 where the file's name has every word
     "How much of a question stands in a path."
-    names = path_words(source)
     total = sum(rarity.values())
-    found = 0.
-    for word,weight in rarity.items():
-        found += weight * max((worth for name,worth in names.items() if alike(word, name)), default=0)
+    found = sum(rarity[word] * worth for word,worth in words_in_path(tuple(rarity), source).items())
     return found / total if total else 0.
 
 # %% ../nbs/62_ranking.ipynb #3bcbc615
@@ -127,7 +132,7 @@ def defined_names(text:str, # A piece
     "What a piece is the place of."
     if metadata.get('content_type') == 'docs':
         last = str(metadata.get('headings') or '').split(' > ')[-1]
-        return (*([last] if last else []), *HEADING.findall(text))
+        return (*([last] if last else []), *(HEADING.findall(text) if '#' in text else []))
     symbol = metadata.get('symbol')
     if not symbol: return names_in_text(text)
     return tuple(re.findall(r'(?<![\w$])([\w$]++)(?=\s*(?:>|,|$))', str(symbol)))
@@ -135,8 +140,9 @@ def defined_names(text:str, # A piece
 # %% ../nbs/62_ranking.ipynb #0bdb462a
 IN_WORDS = .5 # what a name counts that has all words of a question, of one that was named
 
+@lru_cache(20_000)
 def name_match(name:str, # A name that a piece defines
-               words:list # From `question_words`
+               words:tuple # From `question_words`
               )->float: # Between 0 and 1
     "How far the words of a name and of a question are the same."
     parts = name_words(name)
@@ -150,10 +156,11 @@ def definition_match(defined:tuple, # From `defined_names`
                      words:list # From `question_words`
                     )->float: # 1 for a name that is asked for; else at most `IN_WORDS`
     "How far a piece is the place where the thing asked for is made."
+    if not defined: return 0.
     asked = {name_words(name) for name in names}
     if any(name_words(name) in asked for name in defined): return 1.
     if any(len(name) > 1 for name in asked): return 0.
-    return IN_WORDS * max((name_match(name, words) for name in defined), default=0.)
+    return IN_WORDS * max(name_match(name, tuple(words)) for name in defined)
 
 # %% ../nbs/62_ranking.ipynb #312c259b
 FOLDERS = dict(test='tests?|testing|specs?|__tests__|e2e|testdata|fixtures?|mocks?|__mocks__',
@@ -219,15 +226,15 @@ def in_order(scored:list # (hit, score)
     return [pairs[id] for id in order]
 
 # %% ../nbs/62_ranking.ipynb #700bd46b
-def by_turns(hits:list, # Of `AttrDict`, best first
+def by_turns(scored:list, # (hit, score), best first
              again:float # What the next piece of the same file counts, of the one before
             )->list: # (hit, score), best first
     "The pieces of one file of code make room for other files."
     seen: Counter = Counter()
     found = []
-    for hit in hits:
+    for hit,score in scored:
         source = source_of(hit)
-        found.append((hit, hit.score * again**seen[source]))
+        found.append((hit, score * again**seen[source]))
         if source and hit.metadata.get('content_type') == 'code': seen[source] += 1
     return in_order(found)
 
@@ -255,8 +262,7 @@ def definition_of(hit:AttrDict, # Of id, score, text, metadata
                   words:list # From `question_words`
                  )->float: # Between 0 and 1
     "How far a hit is the place where the thing asked for is made; a heading makes nothing that has a name in code."
-    written = any(len(name_words(name)) > 1 for name in names)
-    if written and hit.metadata.get('content_type') == 'docs': return 0.
+    if hit.metadata.get('content_type') == 'docs' and any(len(name_words(name)) > 1 for name in names): return 0.
     return definition_match(defined_names(hit.text, hit.metadata), names, words)
 
 # %% ../nbs/62_ranking.ipynb #2faf3a1b
@@ -267,14 +273,15 @@ def added(hits:list, # Of `AttrDict`
          )->list: # A number a hit, 0 and more
     "What speaks for each hit besides its score."
     words, names = question_words(query), asked_names(query)
-    rarity = rarities(words, {source_of(hit) for hit in hits})
-    shares = file_shares(hits)
+    shares = file_shares(hits)  # of all documents
+    rarity = rarities(words, set(shares))
+    matches = {source: path_match(rarity, source) for source in shares}
     found = []
     for hit in hits:
-        more = 0.
+        more, source = 0., source_of(hit)
         prose = hit.metadata.get('content_type') == 'docs'
-        if 'paths' in rules: more += weights['prose_paths' if prose else 'paths'] * path_match(rarity, source_of(hit))
-        if 'files' in rules and not prose: more += weights['files'] * shares[source_of(hit)]
+        if 'paths' in rules: more += weights['prose_paths' if prose else 'paths'] * matches[source]
+        if 'files' in rules and not prose: more += weights['files'] * shares[source]
         if 'defines' in rules: more += weights['defines'] * definition_of(hit, names, words)
         found.append(more)
     return found
@@ -310,10 +317,9 @@ def rank_hits(hits:list, # Of `AttrDict` with id, score, text and metadata, best
     ranked = []
     for hit,extra in zip(hits, more, strict=True):
         score = (hit.score / best + extra) * kept_part(hit, asked, wanted, rules, weights)
-        ranked.append((AttrDict(hit, score=score), score))
-    ranked = [hit for hit,_ in in_order(ranked)]
+        ranked.append((hit, score))
     again = weights['again'] if 'again' in rules else 1
-    return [AttrDict(hit, score=score) for hit,score in by_turns(ranked, again)]
+    return [AttrDict(hit, score=score) for hit,score in by_turns(in_order(ranked), again)]
 
 # %% ../nbs/62_ranking.ipynb #d2ceb247
 def words_share(text:str, # A hit's text

@@ -4,25 +4,27 @@
 
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'MOST_DOCUMENTS', 'LONGEST_ANSWER', 'HEAD', 'MOST_HITS', 'WIDEST', 'MOST_NEIGHBOURS', 'MOST_SOURCES',
-           'new_seal', 'sealed', 'notice', 'shown', 'place', 'bounded', 'hit_text', 'hits_text', 'source_ids',
+           'PLACES', 'new_seal', 'sealed', 'notice', 'shown', 'place', 'bounded', 'hit_text', 'hits_text', 'source_ids',
            'neighbour_ids', 'documents', 'no_source', 'wanted_ids', 'parse_cursor', 'pieces_from', 'fill_page',
-           'piece_text', 'page_text', 'Reader', 'made_on', 'share_lines', 'model_line']
+           'piece_text', 'page_text', 'Reader', 'made_on', 'share_lines', 'model_line', 'lacking']
 
 # %% ../nbs/68_reader.ipynb #a6b00004
 import re, secrets, sys, threading, time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from json import dumps
 from pathlib import Path, PurePosixPath
+from typing import Any
 from fastcore.basics import chunked, patch
 from .command import InputError
 from .chunks import point_id
 from .words import edge_library
-from .collection import Store
+from .collection import Store, all_records
 from .edge import IN_USE, read_description
 from .stores import no_collection, on_server, opened
-from .hits import SHORT, Hits, marked, natural, snippet, word_spans
+from .hits import LINES, SHORT, Hits, hit_span, marked, natural, snippet, word_spans
 
 # %% ../nbs/68_reader.ipynb #a6b0000b
 def new_seal()->str: # Eight hexadecimal digits
@@ -221,6 +223,7 @@ class Reader:
     "A collection, open for one answer at a time."
     patience = 5. # Seconds to wait for another process that has the folder
     loader:threading.Thread|None = None # What loads the model, once it was started
+    follower:Any = None # What keeps the collection up to date, where there is such a thing: see chapter following
     def __init__(self,
         location, # A folder, or http://HOST:PORT of a server
         api_key:str=None, # The server's key; QDRANT_API_KEY by default
@@ -244,10 +247,18 @@ class Reader:
     def _enter(self, stack):
         deadline = time.monotonic() + self.patience
         while True:
-            try: return stack.enter_context(opened(*self.where))
+            before = self.follower and self.follower.before.exists()
+            where = (self.follower.before,) if before else self.where
+            try: return stack.enter_context(opened(*where))
             except InputError as error:
-                if IN_USE not in str(error) or time.monotonic() > deadline: raise
+                again = IN_USE in str(error) or before  # a copy goes when it is no longer needed
+                if not again or time.monotonic() > deadline: raise self._why(error) from None
             time.sleep(.02)
+
+    def _why(self, error):
+        "Why there is no answer."
+        making = self.follower and not on_server(self.where[0]) and not Path(self.where[0]).exists()
+        return InputError(' '.join(self.follower.words())) if making else error
 
 # %% ../nbs/68_reader.ipynb #a6b0003c
 @patch
@@ -257,7 +268,9 @@ def check(self:Reader): # Raises `InputError` where there is no collection
     edge_library()
     if on_server(location):
         with self.opened(): return
-    if not Path(location).exists(): raise no_collection(location)
+    if not Path(location).exists():
+        if self.follower: return  # it makes the collection
+        raise no_collection(location)
     if not read_description(Path(location)): raise no_collection(location, 'collection of coderank_index')
 
 # %% ../nbs/68_reader.ipynb #a6b0003f
@@ -301,7 +314,8 @@ def search(self:Reader,
     with self.opened() as store:
         hits = search(query, store, limit, subdir=subdir, content_type=content_type, mode=mode,
                       rerank=self.rerank, **self.model_options)
-    return hits_text(hits, width, [*notes, *more])
+    faults = self.follower.faults() if self.follower else []
+    return hits_text(hits, width, [*notes, *more, *faults])
 
 # %% ../nbs/68_reader.ipynb #a6b00047
 MOST_NEIGHBOURS = 20
@@ -366,14 +380,32 @@ def model_line(name:str, # Short name of a model
     "A model in words."
     return f'{shown(name)}: {model["dimension"]} numbers a vector, {model["max_length"]} tokens, {model["precision"]}'
 
+# %% ../nbs/68_reader.ipynb #8ddfc98c
+PLACES = 'symbol', 'loc', *(key for pair in LINES for key in pair) # keys that tell where a piece stands
+
+def lacking(store:Store, # A store that is open
+            sample:int=500 # Pieces of code to look at
+           )->Iterator: # Of sentences
+    "What newer collections have, and this one has not."
+    if 'header' not in store.about['bm25']:
+        yield ('It was made by an earlier version: words in paths, symbols and headings are not counted. '
+               'coderank_index with --recreate makes it anew.')
+    found = islice(all_records(store, {'content_type': ['code']}, list(PLACES)), sample)
+    payloads = [record.payload or {} for record in found]
+    known = dict(lines=any(map(hit_span, payloads)), symbols=any(payload.get('symbol') for payload in payloads))
+    missing = [what for what,there in known.items() if payloads and not there]
+    if missing: yield f'Its pieces of code came without {" and ".join(missing)}.'
+
 # %% ../nbs/68_reader.ipynb #a6b00052
 @patch
 def about(self:Reader)->str:
-    "What the collection is: name, models, numbers of pieces by subdirectory and content type, when it was made."
+    """What the collection is: name, models, numbers of pieces by subdirectory and content type, how new it is, and
+    what it lacks."""
     with self.opened() as store:
         name = shown(store.about['collection'])
         lines = [f'Collection {name}, {store.count()} pieces, made {made_on(self.where[0])}.']
         lines += [f'Model {model_line(name, model)}' for name,model in store.about['models'].items()]
         lines += ['Pieces by subdirectory (the parameter subdir of search):', *share_lines(store, 'source_subdir')]
-        lines += ['Pieces by content type:', *share_lines(store, 'content_type')]
+        lines += ['Pieces by content type:', *share_lines(store, 'content_type'), *lacking(store)]
+    if self.follower: lines += self.follower.words()
     return '\n'.join(lines)

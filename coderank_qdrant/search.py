@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FILTERS', 'DEPTH', 'POOL', 'FIELDS', 'make_filter', 'known_values', 'check_filter', 'sure_of', 'find_hits', 'search',
-           'choice', 'SearchBox', 'search_box', 'bold', 'coderank_search']
+           'choice', 'SearchBox', 'search_box', 'colour_console', 'coderank_search']
 
 # %% ../nbs/65_search.ipynb #c86f9bfc
-import re, sys
+import os, re, sys
 from collections.abc import Callable
 from fastcore.meta import delegates
 from fastcore.xml import B, P, to_xml
@@ -122,21 +122,21 @@ def search(query:str, # What is asked
 
 # %% ../nbs/65_search.ipynb #474f1ca1
 def choice(everything:str, # What the choice of nothing is called
-           values:list, # To choose from
+           counts:dict, # value: number of pieces
            width:str # CSS
           ): # A widget
     "A list to choose one value from, or none."
     import ipywidgets as widgets
-    options = [(everything, ''), *((value, value) for value in values)]
+    options = [(everything, ''), *((f'{value} ({counts[value]:,})', value) for value in sorted(counts))]
     return widgets.Dropdown(options=options, layout=widgets.Layout(width=width))
 
 # %% ../nbs/65_search.ipynb #df9d913a
 class SearchBox:
     "A text field, filters and answers; in a page without widgets, the last answer."
     def __init__(self,
-        ask:Callable, # Called with (query, subdir, content_type, mode); gives HTML
-        subdirs:list, # To choose from
-        content_types:list # The same
+        ask:Callable, # Called with (query, subdir, content_type, mode, files); gives HTML
+        subdirs:dict, # To choose from, each with its number of pieces
+        content_types:dict # The same
     ):
         import ipywidgets as widgets
         def wide(width): return widgets.Layout(width=width)
@@ -146,18 +146,19 @@ class SearchBox:
         self.subdir = choice('everywhere', subdirs, '220px')
         self.kind = choice('code and docs', content_types, '150px')
         self.mode = widgets.Dropdown(options=MODES, layout=wide('110px'))
+        self.view = widgets.Dropdown(options=('pieces', 'files'), layout=wide('90px'))
         self.results = widgets.HTML()
         self.box = widgets.VBox([widgets.HBox([self.query, self.button]),
-                                 widgets.HBox([self.subdir, self.kind, self.mode]), self.results])
+                                 widgets.HBox([self.subdir, self.kind, self.mode, self.view]), self.results])
         self.ask = ask
         self._listen()
 
     def _listen(self):
         "Answer when something is typed, chosen or clicked."
-        for name in 'query', 'button', 'subdir', 'kind', 'mode', 'results':
+        for name in 'query', 'button', 'subdir', 'kind', 'mode', 'view', 'results':
             getattr(self, name).add_class(f'coderank-{name}')
         self.button.on_click(self.answer)
-        for widget in self.query, self.subdir, self.kind, self.mode:
+        for widget in self.query, self.subdir, self.kind, self.mode, self.view:
             widget.observe(self.answer, 'value')
 
     def answer(self, _=None):
@@ -165,7 +166,8 @@ class SearchBox:
         query = self.query.value
         self.results.value = '<p>Searching ...</p>' if query.strip() else ''
         if not query.strip(): return
-        try: html = self.ask(query, self.subdir.value or None, self.kind.value or None, self.mode.value)
+        chosen = self.subdir.value or None, self.kind.value or None, self.mode.value, self.view.value == 'files'
+        try: html = self.ask(query, *chosen)
         except Exception as e: html = to_xml(P(sentence_of(e)), indent=False)
         self.results.value = html
 
@@ -186,18 +188,22 @@ def search_box(location, # A folder, or http://HOST:PORT of a server
               )->SearchBox: # Raises `InputError` where there is no collection
     "Type, filter, read."
     with opened(location, kwargs.get('api_key'), kwargs.get('collection')) as store:
-        subdirs, content_types = (sorted(store.values(key, 200)) for key in ('source_subdir', 'content_type'))
-    def ask(query, subdir, content_type, mode):
-        return search(query, location, limit, subdir, content_type, mode, **kwargs)._repr_html_()
+        subdirs, content_types = (store.tally(key, 200) for key in ('source_subdir', 'content_type'))
+    def ask(query, subdir, content_type, mode, files):
+        hits = search(query, location, limit, subdir, content_type, mode, **kwargs)
+        return hits.files_html() if files else hits._repr_html_()
     box = SearchBox(ask, subdirs, content_types)
     box.query.value = query
     return box
 
 # %% ../nbs/65_search.ipynb #ca90e193
-def bold(word:str # One of the question's words
-        )->str: # The same, bold in a terminal
-    "Mark a word with ANSI's codes."
-    return f'\033[1m{word}\033[0m'
+def colour_console(): # `Console` of rich, or None where nobody sees colours or wants none
+    "Standard output, where it is a terminal that can show colours."
+    plain = os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb'
+    if plain or not sys.stdout.isatty(): return None
+    try: from rich.console import Console
+    except ImportError: return None
+    return Console(highlight=False)
 
 # %% ../nbs/65_search.ipynb #d5fa558e
 FIELDS = 'id', 'score', 'text', 'metadata', 'duplicates' # of a hit, in JSON
@@ -215,5 +221,6 @@ def coderank_search(query:str, # What is asked
     for note in hits.notes: print(printable(note), file=sys.stderr)
     if files: return print('\n'.join(hits.files()) or 'Nothing was found.')
     if json: return print_json([{field: hit[field] for field in FIELDS} for hit in hits])
-    mark = bold if sys.stdout.isatty() else str
-    print('\n'.join(hits.lines(mark)) or 'Nothing was found.')
+    console = colour_console()
+    if hits and console: return hits.print_in(console)
+    print('\n'.join(hits.lines()) or 'Nothing was found.')

@@ -6,7 +6,9 @@
 __all__ = ['KEPT', 'before_run', 'Loaded', 'fits_beside', 'Teams', 'TeamEncoder', 'release_models', 'make_way']
 
 # %% ../nbs/44_teams.ipynb #8e9d4f8a
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 import numpy as np
 from .command import InputError
@@ -27,6 +29,14 @@ class Loaded:
         "Whether the model can be asked something else."
         return all(worker.ready and not worker.jobs and not worker.dropped for worker in self.team)
 
+    def answers(self, turn:threading.RLock # Held by a run while it lasts
+               )->bool: # A model in this process does at any time, others while no run has them
+        "Whether a question can be put to the model now."
+        if any(not worker.process and worker.ready and not worker.dropped for worker in self.team): return True
+        if not self.idle or not turn.acquire(blocking=False): return False
+        turn.release()
+        return True
+
 # %% ../nbs/44_teams.ipynb #b810e80a
 def fits_beside(placement:Placement, # Of a model
                 others:list # `Placement`s of models that are loaded
@@ -44,6 +54,7 @@ class Teams:
     def __init__(self, start:Callable=start_team): # start: makes the workers of a task and a placement
         self.loaded: dict = {}
         self.start = start
+        self.turn = threading.RLock() # held by a run of this process, or by a question to a worker of its own process
 
     def __contains__(self, key): return key in self.loaded
 
@@ -80,7 +91,7 @@ class Teams:
 
 # %% ../nbs/44_teams.ipynb #49fedf99
 class TeamEncoder:
-    "A model that is loaded already, asked through one of its workers while nothing else is computed."
+    "A model that is loaded already, asked through one of its workers."
     def __init__(self,
         card:ModelCard, # The model's card
         team:list # Of `Worker`, ready
@@ -91,8 +102,9 @@ class TeamEncoder:
              )->np.ndarray: # float32, shape (rows, dim); raises `InputError` where the worker cannot
         "Embed one batch."
         worker = next(worker for worker in self.team if not worker.dropped)
-        worker.send(Job(list(range(len(rows)))), rows)
-        try: kind, *what = worker.receive()
+        try:
+            with KEPT.turn if worker.process else nullcontext():
+                kind, *what = worker.ask(Job(list(range(len(rows)))), rows)
         except Died as e: kind, what = 'died', [str(e)]
         if kind != 'done':
             raise InputError(f'{self.card.name} on {worker.name} gave no vector: {what[0]}')

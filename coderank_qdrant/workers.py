@@ -176,6 +176,12 @@ class Worker:
     def receive(self)->tuple: raise NotImplementedError # as `finish`, or ('ready', facts); raises `Died`
     def replace(self): raise NotImplementedError # begin anew, under the same name
     def give_up(self, silent:float): raise NotImplementedError # end it: no answer for so many seconds
+
+    def ask(self, job:Job, rows:list)->tuple: # rows: of token ids; as `receive`
+        "Begin a job, and wait for it."
+        self.send(job, rows)
+        return self.receive()
+
     def close(self): raise NotImplementedError # end it for good
 
 # %% ../nbs/43_workers.ipynb #eab9c10b
@@ -193,6 +199,11 @@ class Local(Worker):
         if self.task.empties(self.sent): free_cached(self.device)
 
     def receive(self): return finish(self.encoder, self.begun.popleft())
+
+    def ask(self, job, rows):
+        encoder = self.encoder
+        if not encoder: raise Died('it has ended')
+        return finish(encoder, begin(encoder, rows, job.exact))  # past the run's own jobs
 
     def replace(self): self.begun.clear()
 

@@ -157,14 +157,14 @@ def cell(mine, base=None):
     low, high = interval(mine - base)
     return f'{np.nanmean(mine):.3f}, {np.nanmean(mine - base):+.3f} ({low:+.3f} to {high:+.3f})'
 
-def table(name, asked):
-    "Every way and every rule, by kind of question."
+def table(name, asked, weights=True):
+    "Every way and every rule, by kind of question; last, all rules held against words and vectors alone."
     kinds = np.array([q['kind'] for q,_ in asked])
     base = scores_of(asked, 'scores')
     rows = {way: scores_of(asked, way) for way in ('dense', 'words', *FUSIONS)}
     rows |= {'ranks, all rules': scores_of(asked, 'ranks', RULES), 'all rules': scores_of(asked, 'scores', RULES)}
     rows |= {f'only {rule}': scores_of(asked, 'scores', (rule,)) for rule in RULES}
-    for key,factor in [(key, factor) for key in WEIGHTS for factor in (.5, 2)]:
+    for key,factor in [(key, factor) for key in WEIGHTS for factor in (.5, 2)] if weights else []:
         changed = WEIGHTS[key] * factor if key in ('paths', 'prose_paths', 'defines', 'files') else min(WEIGHTS[key]**(1/factor), 1)
         rows[f'all, {key} {"halved" if factor < 1 else "doubled"}'] = scores_of(asked, 'scores', RULES, {**WEIGHTS, key: changed})
     parts = [(kind, part, i) for kind in dict.fromkeys(kinds.tolist()) for i,part in enumerate(('piece', 'file'))]
@@ -174,6 +174,9 @@ def table(name, asked):
         held = rows['all rules'] if label.startswith('all, ') else None if label in ('dense', 'words', 'scores') else base
         cells = [cell(mine[kinds == kind, i], None if held is None else held[kinds == kind, i]) for kind,_,i in parts]
         print(f'| {label} | ' + ' | '.join(cells) + ' |', flush=True)
+    for way in 'words', 'dense':
+        cells = [cell(rows['all rules'][kinds == kind, i], rows[way][kinds == kind, i]) for kind,_,i in parts]
+        print(f'| all rules, against {way} | ' + ' | '.join(cells) + ' |', flush=True)
     right = [rank_hits(lists['scores'], q['query'])[0].metadata['text_hash'] in q['judgments'] for q,lists in asked if q['kind'] == 'symbol']
     if right: print(f'\nThe first hit of a symbol question is right in {np.mean(right):.1%}.')
 
@@ -221,6 +224,7 @@ def main():
     p.add_argument('--run', type=Path)
     p.add_argument('--judged', type=Path)
     p.add_argument('--only', choices=('settled', 'checked', 'documents'), help='one of the lots of questions')
+    p.add_argument('--rules_only', action='store_true', help='leave out the rows with a weight halved or doubled')
     p.add_argument('--speed', action='store_true')
     p.add_argument('--points', type=int, default=10_000)
     args = p.parse_args()
@@ -237,7 +241,7 @@ def main():
     for name,(index,questions) in sets.items():
         with opened(index) as store:
             asked = list(pools(store, [q for q in questions if any(q['judgments'].values())]))
-            table(name, asked)
+            table(name, asked, not args.rules_only)
             sureness(store, name, asked)
 
 if __name__ == '__main__': main()

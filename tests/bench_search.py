@@ -46,8 +46,9 @@ def fill(store, draw, n, peak, batch=128):
     peak.start()
     for i in range(0, n, batch):
         k = min(batch, n - i)
-        lines = [dict(id=f'bench:d:f:chunk:{i+j}', text=' '.join(rng.choices(WORDS, k=60)), embedding=v,
-                      metadata=dict(collection='bench', source_subdir='d', source='d/f', content_type='docs', model='made', vector_dimension=768, text_hash=f'{i+j:064x}'))
+        lines = [dict(id=f'bench:d:f:chunk:{i+j}', text=f'def {rng.choice(WORDS)}({", ".join(rng.choices(WORDS, k=60))}): pass', embedding=v,
+                      metadata=dict(collection='bench', source_subdir='d', source=f'd/{WORDS[(i+j) // 8 % 100]}/{WORDS[(i+j) % 97]}{".py" if (i+j) % 2 else ".md"}',
+                                    content_type='code' if (i+j) % 2 else 'docs', model='made', vector_dimension=768, text_hash=f'{i+j:064x}'))
                  for j,v in enumerate(draw(k, i))]
         send_points(store, list(make_points(lines, store.about)))
         if i // (n // 10) != (i + batch) // (n // 10): memory.append(peak.most); peak.start()

@@ -1,5 +1,5 @@
 "The MCP server, asked by the SDK's own client over both transports, and by clients that behave badly."
-import asyncio, json, os, re, shutil, signal, subprocess, sys, urllib.error, urllib.request
+import asyncio, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.request
 import pytest
 from conftest import write_file
 from coderank_qdrant.command import run_command
@@ -149,6 +149,36 @@ def test_a_collection_of_an_older_version(index, tmp_path, server):
     text = said(make_server(Reader(tmp_path/'old')), 'search', query='close the connection', mode='dense', limit=1)
     assert '1. code/client.py | score ' in text
 
+def test_a_collection_of_an_earlier_version_says_what_it_lacks(index, tmp_path, server):
+    shutil.copytree(index, tmp_path/'old')
+    assert 'earlier version' not in said(server, 'about') and 'came without' not in said(server, 'about')
+    about = json.loads((tmp_path/'old/collection.json').read_text())
+    del about['bm25']['header'], about['header']
+    (tmp_path/'old/collection.json').write_text(json.dumps(about))
+    with opened(tmp_path/'old') as store:
+        payloads = store.payloads([id for id in store.ids()])
+        vectors = store.vectors(list(payloads), 'all-MiniLM-L6-v2')
+        for id,payload in payloads.items():
+            payload = {key: value for key,value in payload.items() if key not in ('symbol', 'first_line', 'last_line')}
+            store.upsert([dict(id=id, name='all-MiniLM-L6-v2', vector=vectors[id][0].tolist(), words=([1], [1.]), payload=payload)])
+    old = make_server(Reader(tmp_path/'old'))
+    text = said(old, 'about')
+    assert 'made by an earlier version: words in paths, symbols and headings are not counted' in text and 'code came without lines and symbols' in text
+    assert 'code/client.py | code | score ' in said(old, 'search', query='close the connection')
+
+TRACE = """Traceback (most recent call last):
+  File "/app/code/client.py", line 11, in close
+    self.connection.close()
+AttributeError: 'NoneType' object has no attribute 'close'"""
+
+@pytest.mark.parametrize('query,first', [('code/client.py', 'code/client.py'), ('/home/me/guide/points.md:3', 'guide/points.md'), (TRACE, 'code/client.py:10-11'), (r'def\s+close\(self\):', 'code/client.py:10-11'),
+    ('client = Client()\nclient.upload(points)\n', 'code/client.py:20-21'), ('\u30b9\u30ca\u30c3\u30d7\u30b7\u30e7\u30c3\u30c8 recover', 'code/client.py:30-31'), ('.*', None), ('a' * 9999, ''), ('SELECT * FROM points; -- \x00\ud7ff', '')],
+    ids=['path', 'path and line', 'stack trace', 'regular expression', 'snippet', 'another language', 'no word', 'one long word', 'control characters'])
+def test_questions_of_every_kind(server, query, first):
+    "What people paste: an answer, or a sentence about what is missing in the question."
+    if first is None: assert 'has no letter and no digit to search for' in refused(server, 'search', query=query)
+    else: assert f'1. {first}' in said(server, 'search', query=query)
+
 def test_a_folder_that_stays_in_use(index):
     reader = Reader(index)
     reader.patience = .1
@@ -197,6 +227,19 @@ def test_junk_is_passed_over_and_a_client_may_leave_at_any_time(index):
     assert 'Traceback' not in err and err.count('\n') <= 1, err
     with opened(index) as store: assert store.count() == 18
 
+def test_a_client_that_does_not_read_for_a_while(index):
+    "More answers than a pipe holds: they wait, and none is lost."
+    process = start('--location', index)
+    send(process, HELLO)
+    process.stdout.readline()
+    send(process, dict(method='notifications/initialized'))
+    for i in range(60): send(process, call(100 + i, 'read', source='guide/long.md'))
+    time.sleep(3)
+    answers = [json.loads(process.stdout.readline()) for _ in range(60)]
+    assert sorted(answer['id'] for answer in answers) == list(range(100, 160)) and all('word word' in answer['result']['content'][0]['text'] for answer in answers)
+    process.stdin.close()
+    assert process.wait(30) == 0 and process.stderr.read() == b''
+
 def test_ctrl_c_ends_it(index):
     process = start('--location', index)
     send(process, HELLO)
@@ -217,7 +260,8 @@ def http(index):
     process = start('--location', index, '--http', '--port', '0', **{TOKEN: SECRET})
     yield process.stderr.readline().decode().split()[-1]
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130 and process.stdout.read() == b'' and process.stderr.read() == b''
+    code, out, err = process.wait(60), process.stdout.read(), process.stderr.read()
+    assert (code, out, err.decode()) == (130, b'', '')
 
 def test_sessions_over_both_transports_on_one_folder(index, http, tmp_path):
     "Two servers have one folder: they take turns, and both answer."
@@ -249,6 +293,23 @@ def test_who_may_ask_over_http(http):
     port = int(http.split(':')[-1].split('/')[0])
     listening = [line.split()[1] for line in open('/proc/net/tcp').readlines() if line.split()[1].endswith(f':{port:04X}') and line.split()[3] == '0A']
     assert listening == [f'0100007F:{port:04X}'], 'only on loopback'
+
+def test_bad_clients_over_http(http):
+    "Half a request that stays, a client that leaves before its answer, junk, and too much: the others are answered."
+    host, port = http.split('/')[2].split(':')
+    def connect(data):
+        client = socket.create_connection((host, int(port)), timeout=60)
+        client.sendall(data)
+        return client
+    body = json.dumps(dict(jsonrpc='2.0', **call(5, 'search', query='points'))).encode()
+    head = f'POST /mcp HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {SECRET}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n'.encode()
+    hanging = [connect(head), connect(head + b'Content-Length: 5000\r\n\r\n' + body)]
+    for _ in range(5): connect(head + f'Content-Length: {len(body)}\r\n\r\n'.encode() + body).close()
+    for junk in b'\x16\x03\x01\x02\x00\r\n\r\n', b'GET / HTTP/1.1\r\n\r\n', head + b'Content-Length: 4\r\n\r\njunk', head + b'Content-Length: 99999999\r\n\r\n{':
+        with connect(junk) as client: assert re.match(rb'HTTP/1.1 4\d\d ', client.recv(1000))
+    assert status(http) == 200
+    for client in hanging: client.close()
+    with connect(head + f'Content-Length: {len(body)}\r\n\r\n'.encode() + body) as client: assert b'200 OK' in client.recv(1000)
 
 @pytest.mark.slow
 def test_the_inspector_of_the_protocol(index):
