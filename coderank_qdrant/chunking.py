@@ -7,7 +7,7 @@ __all__ = ['CUTTER', 'DEMO', 'package_documents', 'find_documents', 'sample_orde
            'cut_settings', 'chunk_tree', 'chunk_tokenizer', 'coderank_chunk', 'demo_corpus']
 
 # %% ../nbs/24_chunking.ipynb #8682709f
-import hashlib, os, shutil, sys, tempfile
+import hashlib, os, shutil, tempfile
 import importlib.metadata as md
 from collections import defaultdict
 from dataclasses import replace
@@ -16,14 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from fastcore.script import store_true
 from tokenizers import Tokenizer
-from .command import InputError, command
+from .command import InputError, command, say
 from .corpus import Problem, path_text
 from .documents import Ignoring, Sources, Wanted, file_reason, folder_documents
 from .languages import is_docs
 from .models import find_model
 from .grammars import GRAMMARS
 from .pieces import cut_document
-from .show import printable
 from .tree import Account, Aside, Cutting, Progress, check_place, name_documents, publish, subdir_of
 from .tree import summary, summary_words
 
@@ -209,9 +208,9 @@ def coderank_chunk(src:str, # Folder of code and documents, or installed:NAME,NA
     counts = chunk_tokenizer(tokenizer, models_dir)
     try: told = chunk_tree(src, out, counts, size, limit, wanted, outputs)
     except KeyboardInterrupt:
-        print(f'Stopped. What is done is kept in {out}.part; the same command goes on from there.', file=sys.stderr)
+        say(f'Stopped. What is done is kept in {out}.part; the same command goes on from there.')
         raise
-    for line in summary_words(told): print(printable(line), file=sys.stderr)
+    for line in summary_words(told): say(line)
     return 3 if strict and told['problems'] else 0
 
 # %% ../nbs/24_chunking.ipynb #58997f1d

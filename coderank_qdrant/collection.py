@@ -76,6 +76,7 @@ class Store:
         "Call a library."
         with as_input_error(self.address, self._why): return call(*args, **kwargs)
 
+    def claim(self)->None: pass # Keep others from writing, where a store cannot do that by itself
     def create(self, about:dict)->None: raise NotImplementedError
     def drop(self)->None: raise NotImplementedError
     def close(self)->None: raise NotImplementedError

@@ -8,11 +8,12 @@ __all__ = ['NAMES', 'WORKER_STATES', 'GIB', 'ENDINGS', 'Event', 'Events', 'event
            'with_worker', 'named_workers']
 
 # %% ../nbs/37_events.ipynb #9e95dafe
-import sys, time
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import orjson
+from .command import say
 from .places import passing
 
 # %% ../nbs/37_events.ipynb #22202408
@@ -49,8 +50,7 @@ class Events:
             try: sink(event)
             except Exception as e:
                 self.sinks.remove(sink)
-                why = f'{type(e).__name__}: {e}'
-                print(f'Warning: a progress display failed and is off ({why}). The run goes on.', file=sys.stderr)
+                say(f'Warning: a progress display failed and is off ({type(e).__name__}: {e}). The run goes on.')
 
 # %% ../nbs/37_events.ipynb #5c2a7863
 def event_line(event:Event)->bytes: # JSON, with a line's end

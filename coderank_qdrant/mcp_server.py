@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from fastcore.docments import docments
 from . import __version__
-from .command import InputError, command
+from .command import InputError, command, say
 from .reader import Reader
 
 # %% ../nbs/69_mcp_server.ipynb #a6b00056
@@ -123,9 +123,8 @@ def serve_http(server, # From `make_server`
     token = http_token()
     app = guarded(server.streamable_http_app(stateless_http=True, json_response=True), token)
     with loopback(port) as bound:
-        print(f'coderank_mcp: http://127.0.0.1:{bound.getsockname()[1]}/mcp', file=sys.stderr)
-        if TOKEN not in os.environ: print(f'coderank_mcp: Authorization: Bearer {token}', file=sys.stderr)
-        sys.stderr.flush()
+        say(f'coderank_mcp: http://127.0.0.1:{bound.getsockname()[1]}/mcp')
+        if TOKEN not in os.environ: say(f'coderank_mcp: Authorization: Bearer {token}')
         config = uvicorn.Config(app, log_level='error', access_log=False, ws='none', timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[bound])
 
@@ -134,9 +133,9 @@ def serve_stdio(server # From `make_server`
                ): # Returns when the client is gone
     "Answer over stdin and stdout; the SDK keeps everything else away from stdout."
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    if sys.stdin.isatty(): print('coderank_mcp: waiting for a client on stdin. Ctrl-C stops it.', file=sys.stderr)
+    if sys.stdin.isatty(): say('coderank_mcp: waiting for a client on stdin. Ctrl-C stops it.')
     try: server.run('stdio')
-    except* (BrokenPipeError, ConnectionResetError): print('coderank_mcp: the client is gone.', file=sys.stderr)
+    except* (BrokenPipeError, ConnectionResetError): say('coderank_mcp: the client is gone.')
 
 # %% ../nbs/69_mcp_server.ipynb #a6b00070
 @command
