@@ -7,7 +7,7 @@ __all__ = ['CUTTER', 'DEMO', 'package_documents', 'find_documents', 'sample_orde
            'cut_settings', 'chunk_tree', 'chunk_tokenizer', 'coderank_chunk', 'demo_corpus']
 
 # %% ../nbs/24_chunking.ipynb #8682709f
-import hashlib, os, shutil, tempfile
+import errno, hashlib, os, shutil, tempfile
 import importlib.metadata as md
 from collections import defaultdict
 from dataclasses import replace
@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from fastcore.script import store_true
 from tokenizers import Tokenizer
-from .command import InputError, command, say
+from .command import InputError, command, reason, say
+from .places import naming
 from .corpus import Problem, path_text
 from .documents import Ignoring, Sources, Wanted, file_reason, folder_documents
 from .languages import is_docs
@@ -154,6 +155,7 @@ def chunk_tree(src:str, # A folder, or `installed:NAME,NAME...`
                outputs:bool=False # Also the text outputs of notebooks
               )->dict: # The account beside the tree; raises `FileNotFoundError`, `FileExistsError` or `InputError`
     "Make a chunk tree from code and documents, or bring one up to date."
+    if os.path.islink(out) and not os.path.exists(out): raise InputError(f'{out} {reason(errno.EEXIST)}.')
     out = Path(out).resolve()
     check_place(out, src)
     beside = out.with_name(f'{out.name}.part'), out.with_name(f'{out.name}.summary.json')
@@ -167,7 +169,8 @@ def chunk_tree(src:str, # A folder, or `installed:NAME,NAME...`
     cutting = Cutting(Aside(out, cut_settings(out, tokenizer, size, outputs)), Account(sources), cut, wanted)
     progress = Progress(len(named), total)
     most = float('inf') if limit is None else limit
-    for group in grouped(named, sampled=limit is not None): cut_group(cutting, group, progress, most, size)
+    with naming(cutting.aside.part):
+        for group in grouped(named, sampled=limit is not None): cut_group(cutting, group, progress, most, size)
     told = summary(cutting.account, cutting.aside.settings)
     if not told['cut']:
         shutil.rmtree(cutting.aside.part)

@@ -67,7 +67,7 @@ def os_reason(error:OSError # What the system, or a library, had to say
     files = [str(name) for name in (error.filename, error.filename2) if name is not None]
     known = error.errno in REASONS
     if not error.errno or not (files or known): return f'{type(error).__name__}: {error}'
-    return f'{" or ".join(files) or "A file"} {reason(error.errno)}.'
+    return f'{files[-1] if files else "A file"} {reason(error.errno)}.'
 
 # %% ../nbs/01_command.ipynb #861610c1
 def option_parser(func:Callable # What a command does

@@ -35,9 +35,8 @@ def read_description(folder:Path # Of a collection, or for one to be made
         raise InputError(f'{folder} is there and is no collection of coderank_index. Name another --location.')
     if not (folder/'shard').is_dir(): return {}
     try: about = orjson.loads(file.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        why = sentence_of(error)
-        raise InputError(f'{file} cannot be read ({why}). Remove {folder} and index again.') from None
+    except orjson.JSONDecodeError as error:
+        raise InputError(f'{file} is not JSON ({error}). Remove {folder} and index again.') from None
     if is_description(about): return about
     raise InputError(f'{file} is no description of a collection. Remove {folder} and index again.')
 

@@ -8,12 +8,12 @@ __all__ = ['NAMES', 'WORKER_STATES', 'GIB', 'ENDINGS', 'Event', 'Events', 'event
            'with_worker', 'named_workers']
 
 # %% ../nbs/37_events.ipynb #9e95dafe
-import time
+import errno, time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import orjson
-from .command import say
+from .command import InputError, reason, say
 from .places import passing
 
 # %% ../nbs/37_events.ipynb #22202408
@@ -74,10 +74,11 @@ def event_of(flat # A line of `metrics.jsonl`, read
 
 # %% ../nbs/37_events.ipynb #21bcb4bc
 def metrics_sink(path # The file, appended to
-                )->Callable: # A sink for `Events`
+                )->Callable: # A sink for `Events`; raises `InputError` for what is no plain file
     "Every event as a line of JSON."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file(): raise InputError(f'{path} {reason(errno.ENXIO)}.')
     file = open(path, 'ab+')
     half_a_line = file.tell() and file.seek(-1, 2) >= 0 and file.read(1) != b'\n'
     if half_a_line: file.write(b'\n')

@@ -6,7 +6,7 @@
 __all__ = ['OTHER_MOUNTS', 'DEEPEST', 'MOST_FOLDERS', 'WIDEST', 'REMOTE', 'IN_USE', 'PLACES', 'HOOKS', 'on_kaggle', 'work_dir',
            'mounts', 'plain_name', 'named_below', 'find_input', 'subfolders', 'entered', 'walk_folders', 'link_words',
            'file_bytes', 'free_bytes', 'file_system', 'mount_words', 'kept_file', 'recall', 'remember', 'write_fault',
-           'lock_holders', 'holder_words', 'taken', 'passing', 'written_whole', 'write_json', 'file_facts']
+           'lock_holders', 'holder_words', 'taken', 'passing', 'naming', 'written_whole', 'write_json', 'file_facts']
 
 # %% ../nbs/03_places.ipynb #e4b2d586
 import errno, hashlib, os, re, shutil
@@ -201,7 +201,8 @@ def write_fault(path # A file or a folder, perhaps one that is not there yet
     if facts.f_flag & os.ST_RDONLY: return errno.EROFS
     if not os.access(folder, os.W_OK | os.X_OK): return errno.EACCES
     if there.is_file() and not os.access(there, os.W_OK): return errno.EACCES
-    if not there.is_dir() and (there != path or not there.is_file()): return errno.ENOTDIR
+    if not there.is_dir() and there != path: return errno.ENOTDIR
+    if not there.is_dir() and not there.is_file(): return errno.ENXIO
     return 0 if facts.f_bavail else errno.ENOSPC
 
 # %% ../nbs/03_places.ipynb #61f032c0
@@ -264,13 +265,22 @@ def passing(place:str, # One of `PLACES`
 
 # %% ../nbs/03_places.ipynb #cc7c3451
 @contextmanager
+def naming(path # What is written to
+          ):
+    "Where a write fails, the system names no file; this does."
+    try: yield
+    except OSError as error:
+        if error.errno and error.filename is None: error.filename = str(path)
+        raise
+
+@contextmanager
 def written_whole(path # Where the file is to be
                  )->Iterator[BinaryIO]: # A binary file to write to
     "Write a file that appears complete or not at all."
     path = Path(path)
     beside = path.with_name(f'.{path.name}.part')
     try:
-        with open(beside, 'wb') as file:
+        with naming(path), open(beside, 'wb') as file:
             passing('file.open', file)
             yield file
             passing('file.write', file)
@@ -279,9 +289,6 @@ def written_whole(path # Where the file is to be
         passing('file.rename')
         os.replace(beside, path)
         passing('file.renamed')
-    except OSError as error:
-        error.filename = error.filename or str(path)  # the system names none where a write fails
-        raise
     finally: beside.unlink(missing_ok=True)
 
 # %% ../nbs/03_places.ipynb #ef1ae8ae

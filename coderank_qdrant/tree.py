@@ -291,7 +291,7 @@ def check_place(out:Path, # Where the tree is to be, absolute
     "Raise `FileExistsError` or `InputError` where the tree cannot be made or would replace something else."
     if source and Path(source).is_dir() and out in (Path(source).resolve(), *Path(source).resolve().parents):
         raise InputError(f'{out} holds {source}, which is to be read. Name another folder for the tree.')
-    if out.is_file(): raise FileExistsError(f'{out} is a file. Name a folder for the tree.')
+    if out.exists() and not out.is_dir(): raise FileExistsError(f'{out} is a file. Name a folder for the tree.')
     if out.is_mount() or out in (Path.cwd(), *Path.cwd().parents):
         raise InputError(f'{out} cannot be replaced as a whole, since it is mounted or being worked in. '
                          f'Name a folder in it, such as {out}/tree.')
