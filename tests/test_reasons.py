@@ -6,7 +6,7 @@ from coderank_qdrant.command import InputError
 
 # Imports the commands once, and forks for each case, so that a case costs no more than what it does.
 DRIVER = '''
-import json, os, pty, resource, signal, sys
+import json, os, pty, resource, signal, sys, threading
 import coderank_qdrant.chunking, coderank_qdrant.evaluate, coderank_qdrant.index, coderank_qdrant.pipeline, coderank_qdrant.search
 from coderank_qdrant.command import run_command
 
@@ -18,13 +18,23 @@ def opened(kind, file):
     os.close(reader)
     return writer
 
+def read_all(fd, file):
+    "What is shown in a terminal, as long as there is one."
+    with open(file, 'wb') as kept:
+        try:
+            while part := os.read(fd, 10**4): kept.write(part)
+        except OSError: pass
+
 def child(case, number):
-    master = None
+    reader = None
     for fd,name in (1, 'out'), (2, 'err'):
         kind = case.get(name, 'file')
         if kind == 'pty':
             master, end = pty.openpty()
             os.dup2(end, fd)
+            os.close(end)
+            reader = threading.Thread(target=read_all, args=(master, f'{number}.{name}'))
+            reader.start()
         else: os.dup2(opened(kind, f'{number}.{name}'), fd)
         stream = open(fd, 'w', encoding=case.get('encoding', 'utf-8'), buffering=1, closefd=False)
         setattr(sys, 'std' + name, None if kind == 'closed' else stream)
@@ -35,9 +45,9 @@ def child(case, number):
     if case.get('files'): resource.setrlimit(resource.RLIMIT_NOFILE, (case['files'], case['files']))
     module, name = case['command'].split('.')
     code = run_command(getattr(sys.modules[f'coderank_qdrant.{module}'], name).__wrapped__, case['args'])
-    if master:
-        os.close(1)
-        open(f'{number}.out', 'wb').write(os.read(master, 10**6))
+    if reader:
+        os.dup2(opened('file', 'nothing'), 1)
+        reader.join()
     sys.exit(code)
 
 codes = []
