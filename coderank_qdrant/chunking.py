@@ -7,7 +7,7 @@ __all__ = ['CUTTER', 'DEMO', 'package_documents', 'find_documents', 'sample_orde
            'cut_settings', 'chunk_tree', 'chunk_tokenizer', 'coderank_chunk', 'demo_corpus']
 
 # %% ../nbs/24_chunking.ipynb #8682709f
-import hashlib, os, shutil, sys, tempfile
+import errno, hashlib, os, shutil, tempfile
 import importlib.metadata as md
 from collections import defaultdict
 from dataclasses import replace
@@ -16,14 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from fastcore.script import store_true
 from tokenizers import Tokenizer
-from .command import InputError, command
+from .command import InputError, command, reason, say
+from .places import naming
 from .files import Problem, path_text
 from .documents import Ignoring, Sources, Wanted, file_reason, folder_documents
 from .languages import is_docs
 from .models import find_model
 from .grammars import GRAMMARS
 from .pieces import cut_document
-from .show import printable
 from .tree import Account, Aside, Cutting, Progress, check_place, name_documents, publish, subdir_of
 from .tree import summary, summary_words
 
@@ -155,6 +155,7 @@ def chunk_tree(src:str, # A folder, or `installed:NAME,NAME...`
                outputs:bool=False # Also the text outputs of notebooks
               )->dict: # The account beside the tree; raises `FileNotFoundError`, `FileExistsError` or `InputError`
     "Make a chunk tree from code and documents, or bring one up to date."
+    if os.path.islink(out) and not os.path.exists(out): raise InputError(f'{out} {reason(errno.EEXIST)}.')
     out = Path(out).resolve()
     check_place(out, src)
     beside = out.with_name(f'{out.name}.part'), out.with_name(f'{out.name}.summary.json')
@@ -168,7 +169,8 @@ def chunk_tree(src:str, # A folder, or `installed:NAME,NAME...`
     cutting = Cutting(Aside(out, cut_settings(out, tokenizer, size, outputs)), Account(sources), cut, wanted)
     progress = Progress(len(named), total)
     most = float('inf') if limit is None else limit
-    for group in grouped(named, sampled=limit is not None): cut_group(cutting, group, progress, most, size)
+    with naming(cutting.aside.part):
+        for group in grouped(named, sampled=limit is not None): cut_group(cutting, group, progress, most, size)
     told = summary(cutting.account, cutting.aside.settings)
     if not told['cut']:
         shutil.rmtree(cutting.aside.part)
@@ -209,9 +211,9 @@ def coderank_chunk(src:str, # Folder of code and documents, or installed:NAME,NA
     counts = chunk_tokenizer(tokenizer, models_dir)
     try: told = chunk_tree(src, out, counts, size, limit, wanted, outputs)
     except KeyboardInterrupt:
-        print(f'Stopped. What is done is kept in {out}.part; the same command goes on from there.', file=sys.stderr)
+        say(f'Stopped. What is done is kept in {out}.part; the same command goes on from there.')
         raise
-    for line in summary_words(told): print(printable(line), file=sys.stderr)
+    for line in summary_words(told): say(line)
     return 3 if strict and told['problems'] else 0
 
 # %% ../nbs/24_chunking.ipynb #58997f1d

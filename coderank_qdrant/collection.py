@@ -9,6 +9,7 @@ __all__ = ['CLIENT_MODULES', 'KEYWORDS', 'sentence_of', 'is_description', 'as_in
 # %% ../nbs/55_collection.ipynb #9d8afcbf
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 import orjson
 import numpy as np
@@ -44,8 +45,10 @@ def is_description(about # What is read where a collection keeps its description
 CLIENT_MODULES = 'qdrant_client', 'httpx', 'httpcore', 'h2', 'grpc'
 
 def _from_library(error):
-    "Whether Qdrant's libraries raised it."
-    return type(error) is Exception or type(error).__module__.startswith(CLIENT_MODULES)
+    "Whether Qdrant's libraries raised it, or tripped over an answer."
+    if type(error) is Exception or type(error).__module__.startswith(CLIENT_MODULES): return True
+    frames = walk_tb(error.__traceback__)
+    return any(frame.f_globals.get('__name__', '').startswith(CLIENT_MODULES) for frame,_ in frames)
 
 # %% ../nbs/55_collection.ipynb #628ee9d6
 @contextmanager
@@ -57,7 +60,8 @@ def as_input_error(subject, # Path or URL, which the sentence begins with
     except InputError: raise
     except Exception as error:
         if not _from_library(error): raise
-        raise InputError(f'{subject} {why(error)}.') from error
+        said = why(error)
+        raise InputError(f'{subject} {said}' if said.endswith('?') else f'{subject} {said}.') from error
 
 # %% ../nbs/55_collection.ipynb #efd99eb3
 KEYWORDS = 'collection', 'source_subdir', 'content_type', 'source', 'text_hash' # keys of the payload with an index
@@ -79,6 +83,7 @@ class Store:
         "Call a library."
         with as_input_error(self.address, self._why): return call(*args, **kwargs)
 
+    def claim(self)->None: pass # Keep others from writing, where a store cannot do that by itself
     def create(self, about:dict)->None: raise NotImplementedError
     def drop(self)->None: raise NotImplementedError
     def close(self)->None: raise NotImplementedError

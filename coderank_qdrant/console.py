@@ -6,9 +6,10 @@
 __all__ = ['progress_line', 'download_line', 'memory_words', 'worker_line', 'Every', 'Console', 'console_sink']
 
 # %% ../nbs/39_console.ipynb #ea90fbca
-import sys, time
+import time
 from collections.abc import Callable
 from .show import gib, in_words, printable
+from .command import say
 from .events import Event
 from .view import LINE, View, WorkerView, fold
 
@@ -91,7 +92,9 @@ class Console:
         self.fetched = Every(every)
         self.details = Every(details, now)
 
-    def say(self, text): print(printable(text), file=self.file or sys.stderr, flush=True)
+    def say(self, text):
+        if self.file is None: say(text)
+        else: print(printable(text), file=self.file, flush=True)
 
     def __call__(self, event:Event):
         was = self.view.phase

@@ -96,7 +96,7 @@ def ray_session(address:str=None, # HOST:PORT or auto; None starts Ray on this m
         yield ray
         return
     if address: check_address(address)
-    token = Path.home()/TOKEN
+    token = Path(os.path.expanduser('~'))/TOKEN
     known = token.exists()
     folder = tempfile.mkdtemp(prefix='ray_', dir='/tmp' if os.path.isdir('/tmp') else None)  # sockets need short paths
     try:

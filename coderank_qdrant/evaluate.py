@@ -8,13 +8,12 @@ __all__ = ['K', 'METRICS', 'MODE_COLOURS', 'SETTINGS', 'dcg', 'score_answers', '
            'coderank_compare', 'compare_settings', 'gain_cell', 'settings_table', 'coderank_evaluate']
 
 # %% ../nbs/67_evaluate.ipynb #0c3b5746
-import sys
 from collections import Counter
 from pathlib import Path
 import numpy as np
 from fastcore.meta import delegates
 from .show import html_table, new_figure, plain
-from .command import InputError, command, print_json
+from .command import InputError, command, print_json, say, show
 from .places import write_json
 from .chunking import demo_corpus
 from .pipeline import embed_corpus
@@ -265,7 +264,7 @@ def coderank_compare(input:str=None, # Folder of chunk files; the demo corpus by
     found = compare(input or demo_corpus(folder), folder, profiles.split(','), most, models_dir=models_dir)
     for name,ev in found.items():
         gains = [said_gain(ev, 'hybrid', other) for other in ('dense', 'sparse')]
-        print(name, ev, *gains, sep='\n')
+        for text in name, ev, *gains: show(text)
     (folder/'compare.png').write_bytes(plot_modes(found)._repr_png_())
     write_json(folder/'compare.json', {name: [ev.summary(mode) for mode in ev.scores] for name,ev in found.items()})
 
@@ -321,7 +320,6 @@ def coderank_evaluate(location:str=None, # A folder, or http://HOST:PORT of a se
     if not location or not queries:
         raise InputError('Say where and what: --location FOLDER or http://HOST:PORT, and --queries FILE.jsonl.')
     ev = evaluate(location, queries, [mode], **kwargs)
-    if not json: return print(ev)
-    for note,count in ev.notes.items():
-        print(f'{note} ({count} questions)', file=sys.stderr)
+    if not json: return show(ev)
+    for note,count in ev.notes.items(): say(f'{note} ({count} questions)')
     return print_json(ev.summary(mode))

@@ -8,11 +8,12 @@ __all__ = ['NAMES', 'WORKER_STATES', 'GIB', 'ENDINGS', 'Event', 'Events', 'event
            'with_worker', 'named_workers']
 
 # %% ../nbs/37_events.ipynb #9e95dafe
-import sys, time
+import errno, time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import orjson
+from .command import InputError, reason, say
 from .places import passing
 
 # %% ../nbs/37_events.ipynb #22202408
@@ -49,8 +50,7 @@ class Events:
             try: sink(event)
             except Exception as e:
                 self.sinks.remove(sink)
-                why = f'{type(e).__name__}: {e}'
-                print(f'Warning: a progress display failed and is off ({why}). The run goes on.', file=sys.stderr)
+                say(f'Warning: a progress display failed and is off ({type(e).__name__}: {e}). The run goes on.')
 
 # %% ../nbs/37_events.ipynb #5c2a7863
 def event_line(event:Event)->bytes: # JSON, with a line's end
@@ -74,10 +74,11 @@ def event_of(flat # A line of `metrics.jsonl`, read
 
 # %% ../nbs/37_events.ipynb #21bcb4bc
 def metrics_sink(path # The file, appended to
-                )->Callable: # A sink for `Events`
+                )->Callable: # A sink for `Events`; raises `InputError` for what is no plain file
     "Every event as a line of JSON."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file(): raise InputError(f'{path} {reason(errno.ENXIO)}.')
     file = open(path, 'ab+')
     half_a_line = file.tell() and file.seek(-1, 2) >= 0 and file.read(1) != b'\n'
     if half_a_line: file.write(b'\n')

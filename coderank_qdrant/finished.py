@@ -6,14 +6,14 @@
 __all__ = ['SUMMARY', 'ABOUT_MODEL', 'is_summary', 'run_files', 'is_line', 'read_lines', 'reading', 'survey_run', 'check_whole']
 
 # %% ../nbs/52_finished.ipynb #92bfd07f
-import os, sqlite3
+import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 import orjson
 from .command import InputError
-from .places import file_facts
-from .cache import FORMAT, VectorCache
+from .places import file_facts, write_fault
+from .cache import FORMAT, VectorCache, database_reason
 
 # %% ../nbs/52_finished.ipynb #48df4001
 SUMMARY = '_embedding_summary.json'
@@ -79,12 +79,14 @@ def _read_only(path):
     "A cache without the lock and the log that writing needs."
     cache = VectorCache.__new__(VectorCache)
     cache.path = Path(path)
-    cache.db = sqlite3.connect(f'file:{quote(str(path))}?immutable=1', uri=True)
-    if cache.db.execute('pragma user_version').fetchone()[0] != FORMAT:
-        raise InputError(f'{path} is of an earlier version and cannot be changed where it lies. '
-                         'Copy its folder to a disk that can be written.')
-    cache._ids = dict(cache.db.execute('select fingerprint, id from models'))
-    return cache
+    try:
+        cache.db = sqlite3.connect(f'file:{quote(str(path))}?immutable=1', uri=True)
+        version, = cache.db.execute('pragma user_version').fetchone()
+        cache._ids = dict(cache.db.execute('select fingerprint, id from models')) if version == FORMAT else {}
+    except sqlite3.DatabaseError as error: raise InputError(f'{path} {database_reason(path, error)}.') from None
+    if version == FORMAT: return cache
+    raise InputError(f'{path} is of an earlier version and cannot be changed where it lies. '
+                     'Copy its folder to a disk that can be written.')
 
 # %% ../nbs/52_finished.ipynb #cbe268cb
 @contextmanager
@@ -94,7 +96,7 @@ def reading(path # A `vectors.sqlite`, or None
     if path is None:
         yield None
         return
-    opened = VectorCache if os.access(path, os.W_OK) else _read_only
+    opened = _read_only if write_fault(path) else VectorCache
     with opened(path) as cache: yield cache
 
 # %% ../nbs/52_finished.ipynb #8f1b039a

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 import coderank_qdrant
 from packaging.requirements import Requirement
-from .command import InputError, command, listed
+from .command import InputError, command, listed, say
 from .places import write_json
 
 # %% ../nbs/73_kaggle.ipynb #f2de279a
@@ -352,5 +352,4 @@ def coderank_kaggle(dir:str, # Folder to make, for `kaggle kernels push -p DIR`
     write_json(house/'dataset-metadata.json', dataset_metadata(name, HOUSE))
     write_json(folder/'kernel-metadata.json', settings)
     write_json(folder/'kaggle.ipynb', carry_wheel(notebook_source(), wheel))
-    for line in pushed_words(folder, name, wheels, upgrades):
-        print(line, file=sys.stderr)
+    for line in pushed_words(folder, name, wheels, upgrades): say(line)

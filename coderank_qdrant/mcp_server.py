@@ -13,10 +13,9 @@ from collections.abc import Callable
 from functools import wraps
 from fastcore.docments import docments
 from . import __version__
-from .show import printable
-from .command import InputError, command
+from .command import InputError, command, say
 from .reader import Reader
-from .following import Follower, say_on_stderr
+from .following import Follower
 
 # %% ../nbs/72_mcp_server.ipynb #a6b00056
 def mcp_library(): # The module `mcp.server.mcpserver`; raises `InputError` where it is not installed
@@ -143,9 +142,8 @@ def serve_http(server, # From `make_server`
     token = http_token()
     app = guarded(server.streamable_http_app(stateless_http=True, json_response=True), token)
     with loopback(port) as bound:
-        print(f'coderank_mcp: http://127.0.0.1:{bound.getsockname()[1]}/mcp', file=sys.stderr)
-        if TOKEN not in os.environ: print(f'coderank_mcp: Authorization: Bearer {token}', file=sys.stderr)
-        sys.stderr.flush()
+        say(f'coderank_mcp: http://127.0.0.1:{bound.getsockname()[1]}/mcp')
+        if TOKEN not in os.environ: say(f'coderank_mcp: Authorization: Bearer {token}')
         config = uvicorn.Config(app, log_config=None, access_log=False, ws='none', timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[bound])
 
@@ -155,9 +153,9 @@ def serve_stdio(server # From `make_server`
     "Answer over stdin and stdout; the SDK keeps everything else away from stdout."
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     log = sys.stderr  # which a sync may lend to a file for a while
-    if sys.stdin.isatty(): print('coderank_mcp: waiting for a client on stdin. Ctrl-C stops it.', file=log)
+    if sys.stdin.isatty(): say('coderank_mcp: waiting for a client on stdin. Ctrl-C stops it.', log)
     try: server.run('stdio')
-    except* (BrokenPipeError, ConnectionResetError): print('coderank_mcp: the client is gone.', file=log)
+    except* (BrokenPipeError, ConnectionResetError): say('coderank_mcp: the client is gone.', log)
 
 # %% ../nbs/72_mcp_server.ipynb #9db4e67f
 def follow(watch:str|None, # The folder, or None
@@ -173,7 +171,7 @@ def follow(watch:str|None, # The folder, or None
 
 def log_line(text:str):
     "A line of the log that editors keep of a server."
-    say_on_stderr(f'coderank_mcp: {text}')
+    say(f'coderank_mcp: {text}')
 
 # %% ../nbs/72_mcp_server.ipynb #a6b00070
 @command

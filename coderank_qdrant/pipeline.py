@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.meta import delegates
 from fastcore.xml import Div, NotStr, P
-from .show import as_html, html_table, printable
-from .command import InputError, command
+from .show import as_html, html_table
+from .command import InputError, command, show
 from .machine import free_cached
 from .places import file_facts, mount_words, write_json
 from .headers import header_name, header_parts, with_header
@@ -429,7 +429,7 @@ def coderank_embed(input:str, # Folder of chunk files
     "Embed a tree of chunk files; run it again to go on after an interruption."
     if not out: raise InputError('Say where to write: --out FOLDER.')
     run = embed_corpus(input, out, **kwargs)
-    if run.state == 'planned': print(printable(run.plan))
+    if run.state == 'planned': show(run.plan)
     if strict and run.plan.corpus.faults: return 3
     if run.state != 'done': return 0
     return 3 if len(run.summary['quarantined']) > max_bad else 0

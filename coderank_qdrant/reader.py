@@ -9,7 +9,7 @@ __all__ = ['LONGEST_NAME', 'MOST_DOCUMENTS', 'LONGEST_ANSWER', 'HEAD', 'MOST_HIT
            'piece_text', 'page_text', 'Reader', 'made_on', 'share_lines', 'model_line', 'lacking']
 
 # %% ../nbs/68_reader.ipynb #a6b00004
-import re, secrets, sys, threading, time
+import re, secrets, threading, time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -18,11 +18,12 @@ from json import dumps
 from pathlib import Path, PurePosixPath
 from typing import Any
 from fastcore.basics import chunked, patch
-from .command import InputError
+from .command import InputError, say
+from .places import IN_USE
 from .chunks import point_id
 from .words import edge_library
 from .collection import Store, all_records
-from .edge import IN_USE, read_description
+from .edge import read_description
 from .stores import no_collection, on_server, opened
 from .hits import LINES, SHORT, Hits, hit_span, marked, natural, snippet, word_spans
 
@@ -282,7 +283,7 @@ def warm(self:Reader):
         with self.opened() as store: models = store.about['models']
         _, notes = dense_lists('warm', models, **self.model_options)
     except InputError as error: notes = [str(error)]
-    for note in notes: print(f'coderank_mcp: {note}', file=sys.stderr)
+    for note in notes: say(f'coderank_mcp: {note}')
 
 # %% ../nbs/68_reader.ipynb #a6b00040
 @patch

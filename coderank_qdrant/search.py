@@ -11,8 +11,7 @@ import os, re, sys
 from collections.abc import Callable
 from fastcore.meta import delegates
 from fastcore.xml import B, P, to_xml
-from .show import printable
-from .command import InputError, command, one_of, print_json
+from .command import InputError, command, one_of, print_json, say
 from .collection import sentence_of
 from .stores import opened
 from .questions import MODES, check_query, query_lists
@@ -218,7 +217,7 @@ def coderank_search(query:str, # What is asked
     "Find the chunks that answer a question."
     if not location: raise InputError('Say where to search: --location FOLDER or http://HOST:PORT.')
     hits = search(query, location, **kwargs)
-    for note in hits.notes: print(printable(note), file=sys.stderr)
+    for note in hits.notes: say(note)
     if files: return print('\n'.join(hits.files()) or 'Nothing was found.')
     if json: return print_json([{field: hit[field] for field in FIELDS} for hit in hits])
     console = colour_console()

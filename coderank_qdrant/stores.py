@@ -22,12 +22,13 @@ def on_server(location # A folder, or http://HOST:PORT of a server
 # %% ../nbs/58_stores.ipynb #b7d1406a
 def open_store(location, # A folder, or http://HOST:PORT of a server
                api_key:str=None, # The server's key
-               collection:str=None # Name of the collection on a server
+               collection:str=None, # Name of the collection on a server
+               to_read:bool=False # Nothing will be written?
               )->Store: # `EdgeStore` or `ServerStore`, perhaps without a collection; raises `InputError`
     "The store at a location."
     if on_server(location): return ServerStore(str(location), api_key, collection)
     if '://' in str(location): raise InputError(f'{location} is neither a folder nor an http address.')
-    return EdgeStore(location)
+    return EdgeStore(location, to_read)
 
 # %% ../nbs/58_stores.ipynb #c08b5e72
 def no_collection(location, # Where it should be
@@ -47,7 +48,7 @@ def opened(location, # As for `open_store`, or a store that is open already
         yield location
         return
     if not on_server(location) and not Path(location).exists(): raise no_collection(location)
-    with open_store(location, api_key, collection) as store:
+    with open_store(location, api_key, collection, to_read=True) as store:
         if not store.about:
             named = getattr(store, 'collection', None) # a server's
             raise no_collection(location, f'collection {named or "of coderank_index"}')

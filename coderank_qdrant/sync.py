@@ -14,9 +14,8 @@ from contextlib import closing, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 import orjson
-from .show import printable
-from .command import InputError, command, print_json
-from .places import write_json
+from .command import InputError, command, print_json, say
+from .places import IN_USE, write_json
 
 # %% ../nbs/70_sync.ipynb #7f3e6553
 def listing(folder:Path # A folder; raises `OSError` where it is gone
@@ -127,7 +126,6 @@ def patiently(call, # Of no arguments
               seconds:float=30 # To wait at the most
              ):
     "Call again while another process has the folder."
-    from coderank_qdrant.edge import IN_USE
     deadline = time.monotonic() + seconds
     while True:
         try: return call()
@@ -277,7 +275,7 @@ def sync_and_say(src, # As for `sync`
     "One round, and what came of it."
     report = sync(src, out, **kwargs)
     if json: print_json(report)
-    else: print(printable(sync_words(report)), file=sys.stderr, flush=True)
+    else: say(sync_words(report))
     return report
 
 def keep_watching(changes:queue.Queue, # From `watching`
@@ -292,7 +290,7 @@ def keep_watching(changes:queue.Queue, # From `watching`
         try: sync_and_say(src, out, **kwargs)
         except (InputError, OSError) as error:
             if not Path(src).is_dir(): raise InputError(f'{src} is gone. Watching ends.') from None
-            print(printable(f'{error} Watching goes on.'), file=sys.stderr, flush=True)
+            say(f'{error} Watching goes on.')
 
 # %% ../nbs/70_sync.ipynb #8f6dda94
 @command

@@ -10,7 +10,7 @@ __all__ = ['MADE_BY', 'OWN_FAULT', 'mended_path', 'name_documents', 'subdir_of',
            'is_own_fault', 'Cutting']
 
 # %% ../nbs/23_tree.ipynb #7824b151
-import errno, hashlib, os, re, shutil, sys, time
+import errno, hashlib, os, re, shutil, time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath
 import orjson
 from .chunks import mark, repair_text
-from .command import InputError
+from .command import InputError, say
 from .places import passing
 from .files import Problem, path_text
 from .documents import GUESSED, MOST_BYTES, REASONS, Sources, Wanted, decode
 from .documents import is_document, is_nbdev, text_reason
 from .languages import language
-from .show import in_words, printable
+from .show import in_words
 
 # %% ../nbs/23_tree.ipynb #74fd8656
 def mended_path(path:PurePath # A document's path in the source
@@ -291,7 +291,7 @@ def check_place(out:Path, # Where the tree is to be, absolute
     "Raise `FileExistsError` or `InputError` where the tree cannot be made or would replace something else."
     if source and Path(source).is_dir() and out in (Path(source).resolve(), *Path(source).resolve().parents):
         raise InputError(f'{out} holds {source}, which is to be read. Name another folder for the tree.')
-    if out.is_file(): raise FileExistsError(f'{out} is a file. Name a folder for the tree.')
+    if out.exists() and not out.is_dir(): raise FileExistsError(f'{out} is a file. Name a folder for the tree.')
     if out.is_mount() or out in (Path.cwd(), *Path.cwd().parents):
         raise InputError(f'{out} cannot be replaced as a whole, since it is mounted or being worked in. '
                          f'Name a folder in it, such as {out}/tree.')
@@ -354,7 +354,7 @@ class Progress:
         now = time.monotonic()
         if now - self.last < self.every: return
         self.last = now
-        print(printable(self.line(now - self.start)), file=sys.stderr, flush=True)
+        say(self.line(now - self.start))
 
 # %% ../nbs/23_tree.ipynb #17e6855f
 def read_document(path:PurePath, # Of a document in its source

@@ -182,7 +182,7 @@ def test_questions_of_every_kind(server, query, first):
 def test_a_folder_that_stays_in_use(index):
     reader = Reader(index)
     reader.patience = .1
-    with opened(index): assert re.search('is in use by another process. Wait for it', refused(make_server(reader), 'about'))
+    with opened(index): assert re.search('is in use by this process itself. Wait for it', refused(make_server(reader), 'about'))
     assert 'Collection corpus' in said(make_server(reader), 'about')
 
 @pytest.mark.parametrize('args,says', [([], 'Say where to search'), (['--location', 'NONE'], 'There is no collection at'), (['--location', 'FILE'], 'no collection of coderank_index'),
