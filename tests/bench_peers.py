@@ -270,7 +270,7 @@ def main():
     if args.pipeline:
         card, folder, _ = find_model('all-MiniLM-L6-v2')
         return np.save(args.out/'vectors.npy', PIPELINES[args.pipeline](args.corpus, card, folder, args.out/'out'))
-    begun = time.time()
+    begun, load = time.time(), round(os.getloadavg()[0], 1)
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     if not args.corpus.is_dir():
         from coderank_qdrant.chunking import demo_corpus
@@ -290,9 +290,9 @@ def main():
     used = {}
     for package in 'torch', 'sentence-transformers', 'onnxruntime', 'fastembed', 'llama-index-core', 'txtai', 'ray':
         with suppress(PackageNotFoundError): used[package] = version(package)
-    facts = dict(command='make performance', date=date.today().isoformat(), commit=commit, machine=machine(), gpu=GPU, workers=len(DEVICES), python=platform.python_version(), versions=used,
+    facts = dict(command=' '.join(['python tests/bench_peers.py', *(a for a in sys.argv[1:] if a.startswith('--') or a.replace('.', '').isdigit())]), date=date.today().isoformat(), commit=commit, machine=machine(), gpu=GPU, workers=len(DEVICES), python=platform.python_version(), versions=used,
                  texts=len(texts), alone=alone, alone_missing=missing, chunks=len(chunks), distinct=len({c.text for c in chunks}), whole=whole, whole_missing=missing_whole,
-                 seconds=round(time.time() - begun), load=round(os.getloadavg()[0], 1))
+                 seconds=round(time.time() - begun), load=round(os.getloadavg()[0], 1), load_before=load)
     record = json.loads(args.out.read_text()) if args.out.exists() else {}
     args.out.write_text(json.dumps({**record, 'gpu' if GPU else 'cpu': facts}, indent=1) + '\n')
     print(f'{facts["machine"]}, commit {commit}, {facts["seconds"]} s; written to {args.out.name}')
