@@ -1,5 +1,6 @@
 """A corpus larger than memory: chunks are read again from their files, and what stays of each is a few bytes."""
 import gc, random, tracemalloc
+from functools import partial
 import numpy as np
 import pytest
 from conftest import make_bert, read_jsonl, write_file
@@ -62,7 +63,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path, no_room):
         return plan, Count(plan)
     planned(2000)  # what is imported and remembered once
     for n in sizes:
-        (plan, _), kept, peak = traced(lambda: planned(n))
+        (plan, _), kept, peak = traced(partial(planned, n))
         assert len(plan.corpus.chunks) == n and len(plan.models[0].work.rows) > .89 * n
         left.append(kept)
         most.append(peak)

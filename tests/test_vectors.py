@@ -131,8 +131,8 @@ def test_a_work_list_that_was_cut_short_fits_no_run(tmp_path, monkeypatch):
         chapter.save_work(cache, 'a', batches, dict(budget=1))
         def listed(name):
             saved, settings = chapter.load_work(cache, name)
-            keys = [(row.tobytes().hex(), int(window)) for row,window in zip(saved.hashes, saved.windows)]
-            return [[key for key,batch in zip(keys, saved.batch) if batch == one] for one in dict.fromkeys(saved.batch)], settings
+            keys = [(row.tobytes().hex(), int(window)) for row,window in zip(saved.hashes, saved.windows, strict=True)]
+            return [[key for key,batch in zip(keys, saved.batch, strict=True) if batch == one] for one in dict.fromkeys(saved.batch)], settings
         assert listed('a') == (batches, dict(budget=1))
         real, writes = chapter.work_rows, iter(range(25))
         def full(model, batches):
