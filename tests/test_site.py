@@ -79,7 +79,7 @@ def test_lists_for_programs(site):
     assert all(part in full for part in ('# Quickstart', '# Commands', '--stop_after', 'No weights for'))
 
 def test_chapters_show_code_and_results(site):
-    html = (site/'15_models.html').read_text(encoding='utf-8')
+    html = (site/'17_models.html').read_text(encoding='utf-8')
     assert 'class="k">def</span>' in html and 'spans' in html and '<img' in html and 'show_doc' not in html and '#| ' not in html
 
 MODULES = sorted(p.stem for p in (ROOT/'coderank_qdrant').glob('*.py') if p.stem not in ('__init__', '_modidx', 'all'))
@@ -105,12 +105,12 @@ def test_every_public_name_has_its_entry(site, module):
 def outside(html): return re.sub(r'<details class="folded">.*?</details>', '', html, flags=re.S)
 
 def test_source_is_folded_and_signatures_and_lessons_are_not(site):
-    html = (site/'14_corpus.html').read_text(encoding='utf-8')
+    html = (site/'16_corpus.html').read_text(encoding='utf-8')
     words, left = re.sub('<[^>]+>', '', html), re.sub('<[^>]+>', '', outside(html))
     assert '<summary>Source: OUTPUTS, _has_cache, why_other</summary>' in html and 'id="corpus-why-other"' in html
     assert 'return \'an output of coderank_embed\'' in words and 'return \'an output of coderank_embed\'' not in left
     assert 'def why_other(file:Path # Any file' in left and "test_eq(path_text(Path('docs')" in left and 'docs/intro.md' in left
-    assert '<summary>Code of 36 lines</summary>' in (site/'46_parallel.html').read_text(encoding='utf-8')
+    assert '<summary>Code of 36 lines</summary>' in (site/'48_parallel.html').read_text(encoding='utf-8')
 
 def test_no_chapter_shows_the_body_of_a_function_of_the_package_unasked(site):
     "Every exported cell is folded, unless it is nothing but what its signature says."
@@ -171,7 +171,7 @@ def test_no_page_scrolls_sideways_on_a_phone_clips_code_on_a_desk_or_has_an_erro
     page.close()
     assert not faults
 
-PAGES_OF_A_KIND = ['index', 'start/install', 'start/quickstart', 'guides/sync', 'lookup/commands', 'reference', 'api/parallel', '40_dashboard', '32_batching']
+PAGES_OF_A_KIND = ['index', 'start/install', 'start/quickstart', 'guides/sync', 'lookup/commands', 'reference', 'api/parallel', '42_dashboard', '34_batching']
 
 @needs_chromium
 @pytest.mark.parametrize('name', PAGES_OF_A_KIND)
@@ -193,7 +193,7 @@ def test_axe_finds_nothing_serious(site, chromium, name):
 @needs_chromium
 def test_folded_source_opens_without_javascript(site, chromium):
     page = chromium.new_page(java_script_enabled=False)
-    page.goto((site/'14_corpus.html').as_uri())
+    page.goto((site/'16_corpus.html').as_uri())
     folded = page.locator('details.folded', has_text='Source: read_corpus').last
     assert not folded.locator('pre').is_visible()
     folded.locator('summary').click()
@@ -201,7 +201,7 @@ def test_folded_source_opens_without_javascript(site, chromium):
     page.close()
 
 @needs_chromium
-@pytest.mark.parametrize('asked,answers', [('embed_corpus', '51_pipeline|api/pipeline|index'), ('out of memory', 'lookup/messages'), ('resume', 'guides/resume'),
+@pytest.mark.parametrize('asked,answers', [('embed_corpus', '53_pipeline|api/pipeline|index'), ('out of memory', 'lookup/messages'), ('resume', 'guides/resume'),
                                            ('internet is off', 'lookup/messages'), ('coderank_chunk', 'lookup/commands'), ('phone verification', 'guides/kaggle')])
 def test_site_search_finds(site, chromium, asked, answers):
     page, faults = watched(chromium)
