@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['OTHER_MOUNTS', 'DEEPEST', 'MOST_FOLDERS', 'WIDEST', 'REMOTE', 'IN_USE', 'PLACES', 'HOOKS', 'on_kaggle', 'work_dir',
            'mounts', 'plain_name', 'named_below', 'find_input', 'subfolders', 'entered', 'walk_folders', 'link_words',
-           'file_bytes', 'free_bytes', 'file_system', 'mount_words', 'kept_file', 'recall', 'remember', 'write_fault',
-           'lock_holders', 'holder_words', 'taken', 'passing', 'naming', 'written_whole', 'write_json', 'file_facts']
+           'file_bytes', 'free_bytes', 'file_system', 'mount_words', 'kept_file', 'recall', 'remember', 'sound_entries',
+           'write_fault', 'lock_holders', 'holder_words', 'taken', 'passing', 'naming', 'written_whole', 'write_json',
+           'file_facts']
 
 # %% ../nbs/03_places.ipynb #e4b2d586
 import errno, hashlib, os, re, shutil
@@ -190,6 +191,21 @@ def remember(name:str, # Such as 'hashes.json'
         part.write_bytes(orjson.dumps({**recall(name), **facts}))
         part.replace(file)
     except OSError: pass
+
+# %% ../nbs/03_places.ipynb #b3503cf7
+_ENTRY = dict(key=str, digest=str, chunks=int)
+
+def _is_sound(pair):
+    "Whether it is a path, and what is known of its chunk file."
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2: return False
+    path, entry = pair
+    if not isinstance(path, str) or not isinstance(entry, dict): return False
+    return all(isinstance(entry.get(key), kind) for key,kind in _ENTRY.items()) and entry['chunks'] >= 0
+
+def sound_entries(pairs # Of a path and what is known of its chunk file, perhaps anything
+                 )->dict: # path: what is known of its chunk file
+    "What is known of documents, without what is damaged."
+    return {pair[0]: pair[1] for pair in pairs if _is_sound(pair)}
 
 # %% ../nbs/03_places.ipynb #c4ed02e1
 def write_fault(path # A file or a folder, perhaps one that is not there yet
