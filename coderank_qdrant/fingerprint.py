@@ -8,7 +8,7 @@ __all__ = ['CONFIGURATION', 'TOKENIZER', 'SHAPING', 'SAMPLE', 'LARGE', 'SPACES',
            'remembered_hashes', 'file_hashes', 'space_name', 'earlier_files', 'fingerprints', 'fingerprint']
 
 # %% ../nbs/18_fingerprint.ipynb #5bd7a0aa
-import hashlib, json
+import hashlib, json, re
 from collections.abc import Iterator
 from pathlib import Path
 from .places import recall, remember
@@ -117,7 +117,7 @@ def remembered_hashes(files:list # Of `Path`
     "Hashes of large files, computed once a machine."
     if not files: return {}
     keys = {file: memory_key(file) for file in files}
-    known = recall('hashes.json')
+    known = {key: hash for key,hash in recall('hashes.json').items() if re.fullmatch('[0-9a-f]{64}', str(hash))}
     new = {key: content_hash(file) for file,key in keys.items() if key not in known}
     if new: remember('hashes.json', new)
     return {file: {**known, **new}[key] for file,key in keys.items()}

@@ -56,6 +56,7 @@ def is_line(value # What is in a line of the JSONL
            )->bool:
     "Whether it is a chunk with its vector."
     if not isinstance(value, dict) or not isinstance(value.get('embedding'), list): return False
+    if not set(map(type, value['embedding'])) <= {int, float}: return False
     if not isinstance(value.get('id'), str) or not isinstance(value.get('text'), str): return False
     metadata = value.get('metadata')
     return isinstance(metadata, dict) and isinstance(metadata.get('text_hash'), str)

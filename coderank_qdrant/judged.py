@@ -37,6 +37,7 @@ def check_question(question, # A line of the file
     if not isinstance(question, dict) or not {'qid', 'query', 'judgments'} <= question.keys():
         raise InputError(f'{line} is no question. It needs "qid", "query" and "judgments".')
     if not isinstance(question['query'], str): raise InputError(f'{line}: its query is no text.')
+    if not isinstance(question['qid'], (str, int)): raise InputError(f'{line}: its qid is neither a text nor a number.')
     if not are_judgments(question['judgments']):
         raise InputError(f'{line}: its judgments must give each text hash a grade of 0, 1 or 2.')
     try: check_query(question['query'])

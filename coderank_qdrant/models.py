@@ -143,10 +143,13 @@ def folder_card(folder:Path, # A model's folder
     config = read_config(folder, 'config.json')
     rows = read_config(folder, 'sentence_bert_config.json')
     prompts = read_config(folder, 'config_sentence_transformers.json').get('prompts') or {}
-    longest = rows.get('max_seq_length') or min(positions(config) or 512, 2048)
-    if not isinstance(longest, int) or longest < 16:
+    longest = rows.get('max_seq_length') or positions(config) or 512
+    if type(longest) is int and not rows.get('max_seq_length'): longest = min(longest, 2048)
+    if type(longest) is not int or longest < 16:
         raise InputError(f'{folder} reads rows of {longest} tokens by its sentence_bert_config.json; at least 16 are '
                          'needed. Correct max_seq_length there.')
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise InputError(f'{folder} has prompts that are no texts in its config_sentence_transformers.json. Copy it again.')
     return ModelCard(name or folder.resolve().name, max_length=longest,
                      query_prompt=prompts.get('query', ''), document_prompt=prompts.get('document', ''))
 
@@ -186,13 +189,20 @@ def find_model(name:str, # A registered name, a folder, or a hub id
     return folder_card(folder, short), folder, place
 
 # %% ../nbs/17_models.ipynb #74c21c84
+def _is_tensor(about):
+    "Whether a header says of a tensor what is read of it."
+    shape = about.get('shape') if isinstance(about, dict) else None
+    return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+
 def header_of(path:Path # A safetensors file
              )->dict: # name: what is said of the tensor; raises `InputError`
     "The table at the beginning of a file of weights."
     try:
-        with open(path, 'rb') as file: return orjson.loads(file.read(int.from_bytes(file.read(8), 'little')))
-    except (orjson.JSONDecodeError, OverflowError, MemoryError):
-        raise InputError(f'{path} is cut off or no safetensors file. Copy it again.') from None
+        with open(path, 'rb') as file: found = orjson.loads(file.read(int.from_bytes(file.read(8), 'little')))
+    except (orjson.JSONDecodeError, OverflowError, MemoryError): found = None
+    if isinstance(found, dict) and all(_is_tensor(about) for name,about in found.items() if name != '__metadata__'):
+        return found
+    raise InputError(f'{path} is cut off or no safetensors file. Copy it again.')
 
 # %% ../nbs/17_models.ipynb #7f1c38ad
 def shapes_here(folder:Path # A model's folder

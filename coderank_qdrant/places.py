@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['OTHER_MOUNTS', 'DEEPEST', 'MOST_FOLDERS', 'WIDEST', 'REMOTE', 'IN_USE', 'PLACES', 'HOOKS', 'on_kaggle', 'work_dir',
            'mounts', 'plain_name', 'named_below', 'find_input', 'subfolders', 'entered', 'walk_folders', 'link_words',
-           'file_bytes', 'free_bytes', 'file_system', 'mount_words', 'kept_file', 'recall', 'remember', 'write_fault',
-           'lock_holders', 'holder_words', 'taken', 'passing', 'naming', 'written_whole', 'write_json', 'file_facts']
+           'file_bytes', 'free_bytes', 'file_system', 'mount_words', 'kept_file', 'recall', 'remember', 'sound_entries',
+           'write_fault', 'lock_holders', 'holder_words', 'taken', 'passing', 'naming', 'written_whole', 'write_json',
+           'file_facts']
 
 # %% ../nbs/03_places.ipynb #e4b2d586
 import errno, hashlib, os, re, shutil
@@ -191,6 +192,21 @@ def remember(name:str, # Such as 'hashes.json'
         part.replace(file)
     except OSError: pass
 
+# %% ../nbs/03_places.ipynb #b3503cf7
+_ENTRY = dict(key=str, digest=str, chunks=int)
+
+def _is_sound(pair):
+    "Whether it is a path, and what is known of its chunk file."
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2: return False
+    path, entry = pair
+    if not isinstance(path, str) or not isinstance(entry, dict): return False
+    return all(isinstance(entry.get(key), kind) for key,kind in _ENTRY.items()) and entry['chunks'] >= 0
+
+def sound_entries(pairs # Of a path and what is known of its chunk file, perhaps anything
+                 )->dict: # path: what is known of its chunk file
+    "What is known of documents, without what is damaged."
+    return {pair[0]: pair[1] for pair in pairs if _is_sound(pair)}
+
 # %% ../nbs/03_places.ipynb #c4ed02e1
 def write_fault(path # A file or a folder, perhaps one that is not there yet
                )->int: # The system's number, for `reason`; 0 where nothing is in the way
@@ -216,7 +232,8 @@ def lock_holders(path # A file, or a folder with files
                 )->list: # Numbers of processes; empty where nobody knows
     "Who has a file, or one in a folder, to himself (proc_locks(5))."
     path = Path(path)
-    files = {(about.st_dev, about.st_ino) for about in map(os.stat, [path, *path.rglob('*')] if path.is_dir() else [path])}
+    within = [path, *path.rglob('*')] if path.is_dir() else [path]
+    files = {(about.st_dev, about.st_ino) for about in map(os.stat, within)}
     try: locks = [line.split() for line in Path('/proc/locks').read_text().splitlines() if '->' not in line]
     except OSError: locks = []
     names = {f'{os.major(device):02x}:{os.minor(device):02x}:{inode}' for device,inode in files}
@@ -248,7 +265,8 @@ def taken(folder:Path # Made if it is missing
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise InputError(f'{folder} {IN_USE} {holder_words(folder/".lock")}. Wait for it, or name another place.') from None
+        who = holder_words(folder/'.lock')
+        raise InputError(f'{folder} {IN_USE} {who}. Wait for it, or name another place.') from None
     except (ImportError, OSError): pass  # a system, or a disk, without locks
     return lock
 

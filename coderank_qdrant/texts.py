@@ -16,7 +16,7 @@ def hash_rows(hashes:bytes # sha256 digests, one behind the other
 
 # %% ../nbs/08_texts.ipynb #7a1c0010
 def distinct(hashes:np.ndarray # uint8, shape (n, 32)
-            )->tuple: # Positions of the first of each text, ascending, shape (m,); number of each row's text, shape (n,)
+            )->tuple: # Positions of the first of each text, ascending; number of each row's text, shape (n,)
     "Number the texts by their first appearance."
     whole = np.ascontiguousarray(hashes).view('V32').ravel()
     _, first, text = np.unique(whole, return_index=True, return_inverse=True)

@@ -1,11 +1,11 @@
 "Whatever stands in a file that is read again: it is read, or refused in a sentence. A thousand of each."
-import json, random
+import json, os, random
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from coderank_qdrant.command import InputError
 
 pytestmark = pytest.mark.slow
-many = settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+many = settings(max_examples=int(os.environ.get("EXAMPLES", 1000)), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 ODD = [None, True, False, 0, 1, -1, 2**70, 1.5, float('nan'), float('inf'), -1e308, '', 'x', '\ud800', '\x1b[31m', '../../x', [], [None], [1, 2], [[]], ['x'], {}, {'x': None}, {'': []}, 'a' * 300]
 
 def mutated(whole, seed):
@@ -93,7 +93,7 @@ def test_configurations_of_models(data, name, tmp_path):
         config_of(tmp_path), shaping_files(tmp_path)
     reads(read)
 
-KEPT = {'calibrations.json': {'key': dict(budget=4096, speed=100., memory=dict(base=1., token=2., square=3.))}, 'hashes.json': {'key': '0' * 64}}
+KEPT = {'calibrations.json': {'key': dict(budget=4096, speed=100., memory=dict(c0=1., c1=2., c2=3., margin=0.))}, 'hashes.json': {'key': '0' * 64}}
 
 @many
 @given(data=st.data(), name=st.sampled_from(sorted(KEPT)))

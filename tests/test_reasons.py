@@ -79,7 +79,7 @@ def whole(tiny, tmp_path_factory):
     root = tmp_path_factory.mktemp('whole')
     write_file(root/'in', 'docs/a_chunks.json', ['a text of the caf\u00e9', 'another text'])
     (root/'src').mkdir()
-    (root/'src/a.md').write_text('# Caf\u00e9\n\nA text of several words.\n')
+    (root/'src/a.md').write_text('# Caf\u00e9\n\nA text of several words.\n' + 'Words and more words, line by line.\n\n' * 3000)
     code = ('from coderank_qdrant.pipeline import embed_corpus as e; from coderank_qdrant.index import index_run as i\n'
             f'i(e("in", "out", profile={str(tiny)!r}, devices="cpu"), "index")')
     subprocess.run([sys.executable, '-c', code], cwd=root, check=True, capture_output=True)  # a process of its own: Edge's threads are not forked
@@ -145,7 +145,7 @@ REASONS = {
     'index full': (*INDEX, 'small/index', 2, 'small/index needs about 64'),
     'chunk full': (*CHUNK, 'small/tree', 2, f'small/tree.part cannot be used: {FULL}'),
     **{f'embed into a {kind}': (*EMBED, kind, 2, f'{kind} cannot be used: {NOT_HERE}') for kind in ('file', 'pipe', 'link')},
-    **{f'index into a {kind}': (*INDEX, kind, 2, f'{kind} is there and is no collection') for kind in ('file', 'pipe', 'link')},
+    **{f'index into a {kind}': (*INDEX, kind, 2, 'is there and is no collection' if kind != 'link' else NOT_HERE) for kind in ('file', 'pipe', 'link')},
     **{f'chunk into a {kind}': (*CHUNK, kind, 2, 'is a file. Name a folder' if kind != 'link' else NOT_HERE) for kind in ('file', 'pipe', 'link')},
     'cache is a pipe': (*EMBED, 'pipes', 2, 'pipes/vectors.sqlite cannot be used: it is no plain file'),
     'metrics are a pipe': (*EMBED, 'pipes2', 2, 'pipes2/metrics.jsonl cannot be used: it is no plain file'),

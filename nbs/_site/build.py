@@ -58,7 +58,7 @@ SHELVES = {
                'guides/models', 'guides/moving', 'guides/sync', 'guides/server', 'guides/editor', 'guides/quality',
                'guides/cluster', 'integrations'],
     'Look up': ['lookup/commands', 'lookup/files', 'lookup/messages', 'lookup/python', 'The API <reference>'],
-    'Understand': ['understand/idea', 'speed', 'scaling', 'understand/limits'],
+    'Understand': ['understand/idea', 'speed', 'scaling', 'understand/attacks', 'understand/limits'],
     'The book': ['walks'],
     'The project': ['contributing', 'changelog']} # the chapters go behind the walks
 
