@@ -88,7 +88,8 @@ class VectorCache:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try: self.db = sqlite3.connect(self.path, timeout=1)
-        except sqlite3.OperationalError as e: raise InputError(f'{self.path} {database_reason(self.path, e)}.') from None
+        except sqlite3.OperationalError as e:
+            raise InputError(f'{self.path} {database_reason(self.path, e)}.') from None
         self._ids:dict[str, int] = {}
         self.damaged:Counter = Counter() # fingerprint: vectors that were read and did not agree with their checksum
         try: self._open()
@@ -125,7 +126,8 @@ class VectorCache:
                 yield self.db
                 passing('cache.commit')
             passing('cache.committed')
-        except sqlite3.OperationalError as e: raise InputError(f'{self.path} {database_reason(self.path, e)}.') from None
+        except sqlite3.OperationalError as e:
+            raise InputError(f'{self.path} {database_reason(self.path, e)}.') from None
 
     def read(self, sql, *args):
         "All rows of a query; raises `InputError` where the file is damaged."

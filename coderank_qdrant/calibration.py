@@ -110,12 +110,13 @@ def calibration_key(space:str, # Model fingerprint
 def kept_calibration(key:str # From `calibration_key`
                     )->Calibration|None:
     "What was measured in an earlier run."
-    kept = recall(KEPT_IN).get(key)
+    kept: dict = recall(KEPT_IN).get(key) or {}
     try:
         memory = MemoryModel(**kept['memory']) if kept['memory'] else None
         numbers = [kept['budget'], kept['speed'], *(asdict(memory).values() if memory else [])]
     except (TypeError, KeyError): return None  # nothing is kept, or it was damaged
-    if not all(type(number) in (int, float) and 0 <= number < 1e18 for number in numbers) or not all(numbers[:2]): return None
+    sound = all(type(number) in (int, float) and 0 <= number < 1e18 for number in numbers)
+    if not sound or not all(numbers[:2]): return None
     return Calibration(kept['budget'], kept['speed'], memory)
 
 # %% ../nbs/33_calibration.ipynb #5b1d4a26

@@ -64,8 +64,9 @@ def _copy_of(folder, _dates):
     files = [file for file in folder.rglob('*') if file.is_file()]
     size, room = sum(file.stat().st_blocks * 512 for file in files), free_bytes(tempfile.gettempdir())
     if size > room:
-        raise InputError(f'{folder} lies where nothing can be written, and its copy of {in_words(size)} does not fit into '
-                         f'{tempfile.gettempdir()}, where {in_words(room)} are free. Name a larger folder in TMPDIR.')
+        raise InputError(f'{folder} lies where nothing can be written, and its copy of {in_words(size)} does not fit '
+                         f'into {tempfile.gettempdir()}, where {in_words(room)} are free. '
+                         'Name a larger folder in TMPDIR.')
     copy = tempfile.TemporaryDirectory(prefix='coderank_qdrant_')
     say(f'{folder} lies where nothing can be written. It is searched in a copy of {in_words(size)}, in {copy.name}.')
     for file in files:
@@ -125,7 +126,8 @@ class EdgeStore(Store):
         self.in_memory = 0
 
     def _why(self, error):
-        if 'WouldBlock' in str(error): return f'{IN_USE} {holder_words(self.path)}. Wait for it, or name another --location'
+        if 'WouldBlock' in str(error):
+            return f'{IN_USE} {holder_words(self.path)}. Wait for it, or name another --location'
         number = re.search(r'os error (\d+)', str(error))
         if number and int(number[1]) in REASONS: return reason(int(number[1]))
         return f'cannot be used: {sentence_of(error)}. Remove it and index again; what it holds is in the run'

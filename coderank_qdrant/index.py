@@ -403,6 +403,7 @@ def index_run(out, # Output folder of a finished run, or a `Run`
     summary, jsonl, cache_file = run_files(out)
     models = survey_run(summary, jsonl, cache_file is not None)
     check_whole(summary, jsonl)
+    if isinstance(quantize, bool): quantize = 'yes' if quantize else 'no'
     one_of('--quantize', quantize, QUANTIZE)
     about = describe_run(summary, models, navigation, titles, None, tokenizer, words, layout)
     check_room(location, [jsonl, cache_file])

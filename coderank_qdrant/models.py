@@ -149,7 +149,8 @@ def folder_card(folder:Path, # A model's folder
         raise InputError(f'{folder} reads rows of {longest} tokens by its sentence_bert_config.json; at least 16 are '
                          'needed. Correct max_seq_length there.')
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise InputError(f'{folder} has prompts that are no texts in its config_sentence_transformers.json. Copy it again.')
+        raise InputError(f'{folder} has prompts that are no texts in its config_sentence_transformers.json. '
+                         'Copy it again.')
     return ModelCard(name or folder.resolve().name, max_length=longest,
                      query_prompt=prompts.get('query', ''), document_prompt=prompts.get('document', ''))
 

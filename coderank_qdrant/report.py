@@ -319,7 +319,8 @@ def run_report(out, # The output folder of a run
     events, _ = read_metrics(path)
     try: views = [view_of(run) for run in split_runs(events)]
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise InputError(f'{path} is damaged: an event in it has other facts than a run writes ({error!r:.99}).') from None
+        why = 'an event in it has other facts than a run writes'
+        raise InputError(f'{path} is damaged: {why} ({error!r:.99}).') from None
     if not -len(views) <= number < len(views):
         raise InputError(f'{path} has {len(views)} runs; there is no number {number}.')
     at = number % len(views)

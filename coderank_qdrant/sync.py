@@ -98,7 +98,8 @@ def read_state(places:Places)->dict: # Empty where nothing is remembered, or it 
     "What the last call remembered."
     try: state = orjson.loads(places.state.read_bytes())
     except (OSError, orjson.JSONDecodeError): return {}
-    if not isinstance(state, dict) or not all(isinstance(state.get(key), list) for key in ('made', 'folders')): return {}
+    if not isinstance(state, dict): return {}
+    if not all(isinstance(state.get(key), list) for key in ('made', 'folders')): return {}
     return state if all(isinstance(path, str) and '\0' not in path for path in state['folders']) else {}
 
 def up_to_date(places:Places, # Where things are

@@ -19,7 +19,7 @@ from pathlib import Path, PurePath, PurePosixPath
 import orjson
 from .chunks import mark, repair_text
 from .command import InputError, say
-from .places import passing
+from .places import passing, sound_entries
 from .files import Problem, path_text
 from .documents import GUESSED, MOST_BYTES, REASONS, Sources, Wanted, decode
 from .documents import is_document, is_nbdev, text_reason
@@ -221,11 +221,10 @@ def noted(file:Path # A list of documents, one line each
          )->dict: # path: what is known of its chunk file
     "What an interrupted run had done; the last line may be torn."
     if not file.is_file(): return {}
-    done = {}
+    done: dict = {}
     for line in file.read_bytes().split(b'\n')[:-1]:
-        try: path, entry = orjson.loads(line)
-        except (orjson.JSONDecodeError, ValueError): continue
-        done[path] = entry
+        try: done |= sound_entries([orjson.loads(line)])
+        except orjson.JSONDecodeError: continue
     return done
 
 # %% ../nbs/25_tree.ipynb #682620d5
@@ -273,7 +272,8 @@ def made_documents(file:Path # The summary beside a chunk tree
     "The documents of a finished tree."
     try: told = orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError): return {}
-    return told.get('documents', {}) if isinstance(told, dict) and told.get('made_by') == MADE_BY else {}
+    if not isinstance(told, dict) or told.get('made_by') != MADE_BY: return {}
+    return sound_entries(told['documents'].items()) if isinstance(told.get('documents'), dict) else {}
 
 # %% ../nbs/25_tree.ipynb #5dacde2d
 def foreign_files(out:Path, # An existing folder

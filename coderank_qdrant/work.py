@@ -19,7 +19,7 @@ from .batching import static_batches, token_batches
 from .cache import Known, Saved, nothing_known, window_keys
 
 # %% ../nbs/36_work.ipynb #ab1ed803
-ROW = np.dtype([('text', 'i4'), ('window', 'i4'), ('start', 'i4'), ('end', 'i4')]) # a window of a text, as a model reads it
+ROW = np.dtype([('text', 'i4'), ('window', 'i4'), ('start', 'i4'), ('end', 'i4')]) # a window, as a model reads it
 
 def cut_rows(texts, # Their numbers; shape (n,)
              tokens, # Of each; shape (n,)
@@ -91,7 +91,8 @@ def find_work(texts:Texts, # All distinct texts a model reads
     "Compare texts with the cache, and cut what is missing into rows."
     known = known or nothing_known(len(texts))
     missing = np.flatnonzero(~known.complete).tolist()
-    tokens, windows, ids, cut = known.tokens.copy(), known.windows.copy(), TokenIds(len(texts), folder), [np.empty(0, ROW)]
+    tokens, windows = known.tokens.copy(), known.windows.copy()
+    ids, cut = TokenIds(len(texts), folder), [np.empty(0, ROW)]
     for numbers in chunked(missing, AT_ONCE):
         found = tokenize(tokenizer, read(numbers))
         for number,one in zip(numbers, found, strict=True): ids.add(number, one)
