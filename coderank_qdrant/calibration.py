@@ -9,6 +9,7 @@ __all__ = ['BUDGETS', 'KEPT_IN', 'measured_speed', 'sweep', 'smallest_fast', 'Ca
 # %% ../nbs/31_calibration.ipynb #2c5f8b9d
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 import torch
 from .machine import cores
 from .places import recall, remember
@@ -110,7 +111,7 @@ def calibration_key(space:str, # Model fingerprint
 def kept_calibration(key:str # From `calibration_key`
                     )->Calibration|None:
     "What was measured in an earlier run."
-    kept = recall(KEPT_IN).get(key)
+    kept: Any = recall(KEPT_IN).get(key)
     try:
         memory = MemoryModel(**kept['memory']) if kept['memory'] else None
         numbers = [kept['budget'], kept['speed'], *(asdict(memory).values() if memory else [])]
