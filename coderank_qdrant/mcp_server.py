@@ -48,12 +48,16 @@ def as_line(record:logging.LogRecord # Changed
 # %% ../nbs/74_mcp_server.ipynb #a6b0005b
 def answering(method:Callable # Of a `Reader`
              )->Callable: # The same, for the SDK
-    "Turn an `InputError` into what a tool says."
+    "Turn a fault into what a tool says; one that is not the question's is said in the log too."
     from mcp.server.mcpserver.exceptions import ToolError
     @wraps(method)
     def answered(*args, **kwargs):
         try: return method(*args, **kwargs)
         except InputError as error: raise ToolError(as_parameters(str(error))) from error
+        except Exception as error:
+            why = f'{type(error).__name__}: {error}'
+            say(f'coderank_mcp: {method.__name__} failed: {why}')
+            raise ToolError(f'That failed ({why}). Ask again; if it fails again, please report it.') from error
     return answered
 
 # %% ../nbs/74_mcp_server.ipynb #a6b0005d

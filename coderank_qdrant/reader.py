@@ -251,7 +251,7 @@ class Reader:
             before = self.follower and self.follower.before.exists()
             where = (self.follower.before,) if before else self.where
             try: return stack.enter_context(opened(*where))
-            except InputError as error:
+            except (InputError, OSError) as error:
                 again = IN_USE in str(error) or before  # a copy goes when it is no longer needed
                 if not again or time.monotonic() > deadline: raise self._why(error) from None
             time.sleep(.02)

@@ -234,7 +234,7 @@ def test_a_full_disk_stops_and_what_is_done_is_kept(tmp_path, monkeypatch, capsy
     with monkeypatch.context() as patched:
         patched.setattr(tree, 'write_chunks', full)
         assert chunk(src, out) == 2 and not out.exists()
-    assert 'No space left' in capsys.readouterr().err
+    assert 'its disk is full' in capsys.readouterr().err
     assert chunked(src, out)[0]['kept'] > 0
 
 def test_a_tree_inside_of_its_source(tmp_path):

@@ -49,11 +49,11 @@ def test_the_commands_say_the_same(indexed, tmp_path):
     hit, = json.loads(p.stdout)
     assert hit['metadata']['original_metadata']['text'] == 'my own text' and set(hit) == {'id', 'score', 'text', 'metadata', 'duplicates'}
     p = run_cli('area of a circle', '--location', tmp_path/'index', '--limit', 1, command='coderank_search', module='search')
-    assert 'part/a.py:3-9' in p.stdout
+    assert 'part/a.py:3\n' in p.stdout, 'as editors open it'
 
 def test_lines_are_shown_and_escaped(indexed):
     root, _, _ = indexed
     hits = search('area of a circle', root/'index', limit=1)
-    assert 'a.py:3-9' in hits._repr_html_() and 'a.py:3-9' in str(hits)
+    assert 'a.py:3-9' in hits._repr_html_() and 'a.py:3\n' in str(hits)
     hits[0].metadata['source'] = '<img onerror=x>.py'
     assert '<img' not in hits._repr_html_()
