@@ -151,8 +151,8 @@ def search_in(page):
     before = found(page)
     assert page.locator('.coderank-results mark').count() > 0 and 'part0/' in before and 'part1/' in before
     subdirs = page.locator('.coderank-subdir select')
-    part, = [label for label in subdirs.locator('option').all_inner_texts() if label.startswith('part1 (')]  # with how many pieces
-    subdirs.select_option(label=part)
+    names = [label.partition('(')[0].strip() for label in subdirs.locator('option').all_text_contents()]  # with how many pieces
+    subdirs.select_option(index=names.index('part1'))
     wait_for(page, 30, lambda: found(page) != before and '1. ' in found(page))
     assert 'part1/' in found(page) and 'part0/' not in found(page)
     whole = page.locator('.coderank-results details').first
