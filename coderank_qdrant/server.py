@@ -249,6 +249,7 @@ def upsert(self:ServerStore,
     made = [server_point(point) for point in points]
     try: self._do(self.writer.upsert, self.collection, made, wait=True)
     except ValueError: # a number in a payload that gRPC has no room for
+        if self.writer is self.client: raise
         self._do(self.client.upsert, self.collection, made, wait=True)
 
 # %% ../nbs/59_server.ipynb #369d2984

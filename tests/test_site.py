@@ -105,9 +105,9 @@ def test_every_public_name_has_its_entry(site, module):
 def outside(html): return re.sub(r'<details class="folded">.*?</details>', '', html, flags=re.S)
 
 def test_source_is_folded_and_signatures_and_lessons_are_not(site):
-    html = (site/'16_corpus.html').read_text(encoding='utf-8')
+    html = (site/'15_files.html').read_text(encoding='utf-8')
     words, left = re.sub('<[^>]+>', '', html), re.sub('<[^>]+>', '', outside(html))
-    assert '<summary>Source: OUTPUTS, _has_cache, why_other</summary>' in html and 'id="corpus-why-other"' in html
+    assert '<summary>Source: OUTPUTS, _has_cache, why_other</summary>' in html and 'id="files-why-other"' in html
     assert 'return \'an output of coderank_embed\'' in words and 'return \'an output of coderank_embed\'' not in left
     assert 'def why_other(file:Path # Any file' in left and "test_eq(path_text(Path('docs')" in left and 'docs/intro.md' in left
     assert '<summary>Code of 36 lines</summary>' in (site/'48_parallel.html').read_text(encoding='utf-8')
