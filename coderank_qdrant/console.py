@@ -8,7 +8,7 @@ __all__ = ['progress_line', 'download_line', 'memory_words', 'worker_line', 'Eve
 # %% ../nbs/41_console.ipynb #ea90fbca
 import time
 from collections.abc import Callable
-from .show import gib, in_words, printable
+from .show import gib, in_words
 from .command import say
 from .events import Event
 from .view import LINE, View, WorkerView, fold
@@ -93,8 +93,7 @@ class Console:
         self.details = Every(details, now)
 
     def say(self, text):
-        if self.file is None: say(text)
-        else: print(printable(text), file=self.file, flush=True)
+        say(text, self.file)
 
     def __call__(self, event:Event):
         was = self.view.phase

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACT', 'HELD', 'A_CHUNK', 'id_of', 'sharing', 'repeated', 'find_marks', 'mark_problems', 'with_id', 'fact_of',
-           'Chunks', 'number_subdirs', 'as_chunks', 'routed', 'Changed', 'changed', 'Tree', 'Corpus', 'subdir_table',
-           'file_words', 'input_words', 'problem_table', 'guess_words', 'Survey', 'read_raws', 'mark_shared',
+           'entries_of', 'Chunks', 'number_subdirs', 'as_chunks', 'routed', 'Changed', 'changed', 'Tree', 'Corpus',
+           'subdir_table', 'file_words', 'input_words', 'problem_table', 'guess_words', 'Survey', 'mark_shared',
            'read_corpus', 'usable_corpus']
 
 # %% ../nbs/16_corpus.ipynb #9189b5f7
@@ -106,6 +106,15 @@ def fact_of(chunk:Chunk, # A chunk with its metadata
     return _packed.pack(file, entry, len(chunk.embedded), subdir, kind, guessed, bytes.fromhex(chunk.vector_hash))
 
 # %% ../nbs/16_corpus.ipynb #c0a50015
+def entries_of(facts:np.ndarray, # Rows of `FACT`
+               read:Callable # Number of a file to a list with its chunks
+              )->Iterator: # Of what stands in those lists
+    "Chunks in their order, each file read once for those that stand together."
+    cuts = np.flatnonzero(np.diff(facts['file'])) + 1
+    for rows in np.split(facts, cuts) if len(facts) else []:
+        chunks = read(int(rows['file'][0]))
+        for entry in rows['entry'].tolist(): yield chunks[entry]
+
 class Chunks(Sequence):
     "Chunks that are read when they are asked for."
     def __init__(self,
@@ -121,11 +130,7 @@ class Chunks(Sequence):
         fact = self.facts[which]
         return self.source[int(fact['file'])][int(fact['entry'])]
 
-    def __iter__(self)->Iterator[Chunk]:
-        cuts = np.flatnonzero(np.diff(self.facts['file'])) + 1
-        for rows in np.split(self.facts, cuts) if len(self) else []:
-            chunks = self.source[int(rows['file'][0])]
-            for entry in rows['entry'].tolist(): yield chunks[entry]
+    def __iter__(self)->Iterator[Chunk]: return entries_of(self.facts, self.source.__getitem__)
 
     def __eq__(self, other): return isinstance(other, (list, Chunks)) and list(self) == list(other)
     def __repr__(self): return f'Chunks({len(self)})'
@@ -140,10 +145,13 @@ class Chunks(Sequence):
         "The kind of content of each."
         return [CONTENT_TYPES[kind] for kind in self.facts['kind'].tolist()]
 
+    def are(self, content_types)->np.ndarray: # bool, shape (n,)
+        "Which are of some kinds of content."
+        return np.isin(self.facts['kind'], [CONTENT_TYPES.index(content_type) for content_type in content_types])
+
     def of(self, content_types)->'Chunks':
         "Those of some kinds of content."
-        kinds = [CONTENT_TYPES.index(content_type) for content_type in content_types]
-        mine = np.isin(self.facts['kind'], kinds)
+        mine = self.are(content_types)
         return self if mine.all() else self[mine]
 
 # %% ../nbs/16_corpus.ipynb #c0a50017
@@ -350,26 +358,17 @@ class Survey:
         self.found += read.found
         tree.keep(file, chunks)
 
-def read_raws(tree:Tree, # The files
-              facts:np.ndarray # Rows of `FACT`, in the order of the corpus
-             )->Iterator: # Of `RawChunk`
-    "Chunks as they stand in their files, read again."
-    cuts = np.flatnonzero(np.diff(facts['file'])) + 1
-    for rows in np.split(facts, cuts) if len(facts) else []:
-        raws = tree.raws(int(rows['file'][0]))
-        for entry in rows['entry'].tolist(): yield raws[entry]
-
 def mark_shared(tree:Tree, # The files; told what documents are called
                 survey:Survey, # Of all of them; its problems are added to
                 facts:np.ndarray # Its rows
                ):
     "Tell documents apart that share a name."
     keys, origins = np.array(survey.keys), np.array(survey.origins)
-    def read(positions): return list(read_raws(tree, facts[positions]))
+    def read(positions): return list(entries_of(facts[positions], tree.raws))
     tree.marked = find_marks(keys, origins, read, tree.collection)
     if not tree.marked: return
     theirs = np.flatnonzero(np.isin(origins, [hash(origin) for origin in tree.marked]))
-    survey.problems += mark_problems(read_raws(tree, facts[theirs]), tree.marked)
+    survey.problems += mark_problems(entries_of(facts[theirs], tree.raws), tree.marked)
     for file in np.unique(facts['file'][theirs]).tolist(): tree.held.pop(file, None)
     tree.last = -1, []
 

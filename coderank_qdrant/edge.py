@@ -46,9 +46,9 @@ def can_be_written(folder:Path # With a collection in it
     "Whether a library that opens all files for writing can open these."
     return all(os.access(path, os.W_OK) for path in (folder, *folder.rglob('*')))
 
-def copy_sparse(source:Path, # A file
-                target:Path, # Its copy, in a folder that is there
-                step:int=2**20 # Bytes read at once
+def copy_sparse(source, # Path of a file
+                target, # Of its copy, in a folder that is there
+                step:int=2**18 # Bytes read at once
                ):
     "Copy a file; what is all zeros takes no room on the disk."
     with open(source, 'rb') as old, open(target, 'wb') as new:

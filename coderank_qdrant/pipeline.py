@@ -123,7 +123,8 @@ def some_chunks(plan:Plan, n:int)->Chunks:
     "The first chunks of each subdirectory, of models that have something to compute."
     chunks = plan.corpus.chunks.of([kind for model in plan.models if model.busy for kind in model.content_types])
     subdirs = chunks.facts['subdir']
-    return chunks[np.sort(np.concatenate([np.flatnonzero(subdirs == one)[:n] for one in np.unique(subdirs)]))]
+    first = [np.flatnonzero(subdirs == one)[:n] for one in np.unique(subdirs)]
+    return chunks[np.sort(np.concatenate([*first, np.empty(0, int)]))]
 
 # %% ../nbs/53_pipeline.ipynb #7129e1a2
 def plan_again(model:ModelPlan, chunks:Chunks)->ModelPlan:

@@ -88,10 +88,11 @@ def quarantined_chunks(plan:Plan, bad:dict)->list: # bad: from `Count`; dictiona
     "The chunks that got no vector, and why, in the order of the corpus."
     chunks = plan.corpus.chunks
     reasons: dict = {} # position of a chunk: why
+    if not bad: return []
     for model in plan.models:
         numbers = [number for space,number in bad if space == model.fingerprint]
         found = Texts(model.work.texts.hashes[numbers]).find(chunks.hashes)
-        mine = np.isin(chunks.types, model.content_types) & (found >= 0)
+        mine = chunks.are(model.content_types) & (found >= 0)
         for position in np.flatnonzero(mine).tolist():
             reasons[position] = bad[model.fingerprint, numbers[found[position]]]
     positions = sorted(reasons)

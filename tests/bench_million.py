@@ -46,15 +46,15 @@ def result(process):
     assert process.returncode == 0, f'a run ended with {process.returncode}'
     return json.loads(told[-1])
 
-def vectors_in(cache):
-    "Vectors that are committed, in bytes of the files: an exclusive lock keeps readers out."
+def cache_size(cache):
+    "Bytes of a cache and its log, which tell how far a run is: its lock keeps readers out."
     return sum(Path(f'{cache}{end}').stat().st_size for end in ('', '-wal') if Path(f'{cache}{end}').exists())
 
 def killed_and_continued(root, out, model, bytes_at):
     "Seconds from the start of the second run to its first new batch, and what it said at the end."
     shutil.rmtree(out, ignore_errors=True)
     first = start('one', root, out, model)
-    while vectors_in(out/'vectors.sqlite') < bytes_at:
+    while cache_size(out/'vectors.sqlite') < bytes_at:
         assert first.poll() is None, 'the run was over before it could be killed'
         time.sleep(.2)
     first.send_signal(signal.SIGKILL)
