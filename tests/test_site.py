@@ -184,6 +184,7 @@ def test_axe_finds_nothing_serious(site, chromium, name):
         page.set_viewport_size(dict(width=width, height=900))
         for scheme in 'light', 'dark':
             page.emulate_media(color_scheme=scheme, reduced_motion='reduce')
+            page.evaluate('new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))')  # the page has seen its new size
             found = page.evaluate("axe.run(document, {resultTypes: ['violations'], preload: false})")
             assert len(found['passes']) > 10
             faults += [(width, scheme, fault['id'], node['html'][:100]) for fault in found['violations'] if fault['impact'] in ('critical', 'serious')
