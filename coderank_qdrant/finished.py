@@ -13,6 +13,7 @@ from urllib.parse import quote
 import orjson
 from .command import InputError
 from .places import file_facts, write_fault
+from .shards import Shards
 from .cache import FORMAT, VectorCache, database_reason
 
 # %% ../nbs/54_finished.ipynb #48df4001
@@ -80,6 +81,7 @@ def _read_only(path):
     "A cache without the lock and the log that writing needs."
     cache = VectorCache.__new__(VectorCache)
     cache.path = Path(path)
+    cache.shards = Shards(None)
     try:
         cache.db = sqlite3.connect(f'file:{quote(str(path))}?immutable=1', uri=True)
         version, = cache.db.execute('pragma user_version').fetchone()

@@ -53,6 +53,7 @@ class ModelPlan:
     batches:list = field(default_factory=list) # Arrays of row numbers
     resumed:bool = False # Are these the batches of an interrupted run?
     damaged:int = 0 # Cached vectors that do not agree with their checksum, and are computed again
+    faults:tuple = () # What is wrong with shards of the cache, in words
     memory:MemoryModel|None = None # Of a batch, the weights included; by count until it is measured
     speed:float|None = None # Tokens a second, of all copies together
     measured:bool = False # Was the speed measured, or taken from the devices' data sheets?
@@ -285,7 +286,8 @@ def plan_model(route:Route, # Which model, from where
         known = known_texts(cache, model.fingerprint, texts)
         saved, settings = load_work(cache, model.fingerprint)
         folder = cache.path.parent
-        model = replace(model, damaged=cache.damaged[model.fingerprint])
+        faults = tuple(cache.faults[model.fingerprint])
+        model = replace(model, damaged=cache.damaged[model.fingerprint], faults=faults)
     model = replace(model, characters=int(firsts.facts['size'][~known.complete].sum()))
     if model.characters and begin: begin(model)
     model, tokenizer = with_frame(model, settings)

@@ -222,6 +222,7 @@ class Asked:
     parquet:bool # Write Parquet too
     verify:int # Texts of each model to embed again
     started:float # Epoch seconds
+    shards:str|None = None # Folder into which workers of a cluster write their vectors
 
     @property
     def deadline(self)->float|None: # Epoch seconds
@@ -332,7 +333,7 @@ def run_asked(asked:Asked, corpus:Corpus, teams:Teams)->Run:
     file = asked.out/'vectors.sqlite'
     metrics = asked.out/'metrics.jsonl'
     kept = not asked.dry_run or file.exists()
-    with VectorCache(file) if kept else nullcontext() as cache:
+    with VectorCache(file, asked.shards) if kept else nullcontext() as cache:
         state = 'continued' if metrics.exists() else 'new'
         events = Events(*run_sinks(None if asked.dry_run else metrics))
         tell_start(asked, corpus, state, events)
@@ -375,6 +376,7 @@ def embed_corpus(root, # Folder of chunk files
                  follow_links:bool=False, # Go where links in the input lead, also out of it
                  engine:str='local', # Where workers are: local, this machine, or ray, a cluster
                  address:str=None, # Of the cluster: HOST:PORT of its head, or auto; else Ray starts on this machine
+                 shards:str=None, # Folder on a disk of all machines, into which each worker writes its own vectors
                  keep:bool=False # Leave models loaded for the next call in this process? `release_models` ends them
                 )->Run: # Raises `InputError`, `FileNotFoundError`, or `KeyboardInterrupt` with everything saved
     "Embed a corpus, resuming whatever an earlier run of the same command left."
@@ -388,11 +390,11 @@ def embed_corpus(root, # Folder of chunk files
                    long=long,
                    max_length=max_length,
                    dim=dim)
-    with crew(engine, address, 'cpu' if assume else devices, keep) as (found, teams):
+    with crew(engine, address, 'cpu' if assume else devices, keep, shards) as (found, teams):
         if assume: found = assumed_devices(assume)
         pick_precision(precision, found)  # before anything is made
         insist = devices != 'auto'
-        asked = Asked(Path(out), profile, found, options, insist, dry_run, stop_after, parquet, verify, started)
+        asked = Asked(Path(out), profile, found, options, insist, dry_run, stop_after, parquet, verify, started, shards)
         corpus = usable_corpus(root, collection, limit, text_key, source_key, follow_links)
         corpus = with_headers(corpus, header)
         return run_asked(asked, corpus, teams)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np, psutil, pytest
 from conftest import alive, all_gone, free_port, read_jsonl, run_cli, start_cli, summary_of, write_file
 from coderank_qdrant.command import InputError
-from coderank_qdrant.distributed import TOKEN, crew
+from coderank_qdrant.cluster import TOKEN
+from coderank_qdrant.distributed import crew
 from coderank_qdrant.fingerprint import fingerprint
 from coderank_qdrant.pipeline import embed_corpus
 
