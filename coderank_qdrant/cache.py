@@ -81,6 +81,7 @@ class VectorCache:
         self.path = Path(path)
         self.folder = folder and Path(folder).absolute()
         self.shards = Shards(self.path.parent)
+        self.places: dict = {} # number of a shard: its path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try: self.db = sqlite3.connect(self.path, timeout=1)
         except sqlite3.OperationalError as e:
@@ -193,8 +194,9 @@ def numbers_of(cache:VectorCache, # The cache
     "The numbers of a vector, wherever they are."
     if isinstance(kept, bytes): return kept
     shard, row = divmod(kept, 2**32)
-    path = cache.read('select path from shards where id=?', shard)[0][0]
-    return cache.shards.read(cache.path.parent/path, row)
+    if shard not in cache.places:
+        for number,path in cache.read('select id, path from shards'): cache.places[number] = cache.path.parent/path
+    return cache.shards.read(cache.places[shard], row)
 
 # %% ../nbs/35_cache.ipynb #0f1e67cd
 def take_up_shards(cache:VectorCache, fingerprint:str)->list: # What is wrong with those that cannot be used, in words

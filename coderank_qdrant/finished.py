@@ -81,7 +81,7 @@ def _read_only(path):
     "A cache without the lock and the log that writing needs."
     cache = VectorCache.__new__(VectorCache)
     cache.path = Path(path)
-    cache.shards = Shards(None)
+    cache.shards, cache.places = Shards(None), {}
     try:
         cache.db = sqlite3.connect(f'file:{quote(str(path))}?immutable=1', uri=True)
         version, = cache.db.execute('pragma user_version').fetchone()
