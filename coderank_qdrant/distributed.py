@@ -279,8 +279,9 @@ def crew(engine:str='local', # One of `ENGINES`
             try: yield devices, teams
             finally: teams.close(keep=lambda _key: keep)
         return
+    shards = made_folder(shards)
     with ray_session(address, local_cpus(spec)) as ray:
-        devices, teams = cluster_devices(ray, spec), Teams(team_starter(ray, spec, made_folder(shards)))
+        devices, teams = cluster_devices(ray, spec), Teams(team_starter(ray, spec, shards))
         try: yield devices, teams
         finally: teams.close()
 

@@ -180,6 +180,31 @@ def test_actors_killed_at_twenty_random_moments(cluster, tiny, subset, undisturb
         if kills >= 20: return
     raise AssertionError(f'only {kills} kills')
 
+def hired(): return [p.pid for p in psutil.process_iter(['cmdline']) if (p.info['cmdline'] or [''])[0].startswith('ray::Hired')]
+
+@pytest.mark.slow
+def test_actors_and_drivers_with_shards_killed_at_random_moments(cluster, tiny, subset, undisturbed, tmp_path):
+    "What they hold is lost with them, and computed again; shards that nobody heard of are found."
+    rng, kills = random.Random(1), 0
+    for round in range(6):
+        out = tmp_path/str(round)
+        given = (subset, '--out', out, '--profile', tiny, *on(cluster, '--shards', out/'shards'))
+        cluster.slow.touch()
+        p = start_cli(*given)
+        for _ in range(2):
+            wait_for(hired, 'it has actors')
+            time.sleep(rng.random() * 4)
+            here = hired()
+            if p.poll() is None and here:
+                os.kill(rng.choice(here), signal.SIGKILL)
+                kills += 1
+        if round % 2: p.kill()
+        cluster.slow.unlink()
+        assert p.wait(240) == (-signal.SIGKILL if round % 2 else 0), p.stderr.read()
+        if round % 2: assert run_cli(*given).returncode == 0
+        assert_same(out, undisturbed)
+    assert kills >= 8, kills
+
 def test_weights_that_a_node_does_not_have(tiny, subset, tmp_path, monkeypatch):
     "The driver's folder is not there for the actors, or has another model in it."
     from coderank_qdrant import distributed

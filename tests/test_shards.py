@@ -1,6 +1,5 @@
 "Vectors that workers write themselves: whoever dies, each is kept once; a run reads them as if the cache had them."
 import random, sys
-from pathlib import Path
 import numpy as np, pytest
 from conftest import make_bert, read_jsonl, run_cli, summary_of, write_file
 from coderank_qdrant.cache import VectorCache, get_vectors
