@@ -313,9 +313,11 @@ def definition_of(hit:AttrDict, # Of id, score, text, metadata
                   owners=() # From `asked_owners`
                  )->float: # Between 0 and 1
     "How far a hit is the place where the thing asked for is made; a heading makes nothing that has a name in code."
-    if hit.metadata.get('content_type') == 'docs' and any(len(name_words(name)) > 1 for name in names): return 0.
+    prose = hit.metadata.get('content_type') == 'docs'
+    if prose and any(len(name_words(name)) > 1 for name in names): return 0.
     defined = defined_names(hit.text, hit.metadata)
     match = definition_match(defined, names, words)
+    if prose: return 1. if match == SPELLED else match  # a heading is spelled as sentences are
     if names and match:
         if not begins_here(hit.text, hit.metadata, defined, names): match *= CONTINUED
         if not is_owned(defined, source_of(hit), owners): match *= OTHERS
