@@ -41,9 +41,9 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/bench_search.py
 	$(BIN)/python tests/bench_search.py --points 10000
 
-# how good the answers are, each rule of ranking alone and all together; a run over judged documents with RUN=OUT
+# how good the answers are, each rule of ranking alone and all together; over documents, too, with CORPUS=DIR (chunk files) or RUN=OUT
 quality: $(VENV)/installed
-	$(BIN)/python tests/bench_ranking.py $(if $(RUN),--run $(RUN) --judged tests/judged.jsonl)
+	$(BIN)/python tests/bench_ranking.py $(if $(CORPUS),--corpus $(CORPUS)) $(if $(RUN),--run $(RUN))
 	$(BIN)/python tests/bench_ranking.py --speed
 
 # this package and others like it side by side, under ten minutes; the peers live in an environment of their own

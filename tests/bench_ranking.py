@@ -1,22 +1,24 @@
 """Measure ranking: each rule alone and all together, ways of fusing, and weights halved and doubled, on questions made from code and docs.
 
-    python tests/bench_ranking.py [--folder DIR] [--run RUN --judged tests/judged.jsonl] [--speed]
+    python tests/bench_ranking.py [--folder DIR] [--corpus CORPUS | --run RUN] [--judged FILE] [--speed]
 
 The code is of installed packages, with the docstrings taken out of their functions: the first sentence of one is a question, and the
 function it was taken from is the answer. Names of functions and classes, and names of files, are questions too. Weights were looked at
-with the packages `SETTLED`; those of `CHECKED` are the second look. RUN is a finished run over documents, with its judged questions and
-some made from its headings. What was embedded stays in DIR, so that the second time is quick. --speed measures time, and nothing else."""
-import argparse, ast, json, random, re, tempfile, time
+with the packages `SETTLED`; those of `CHECKED` are the second look. The demo corpus has judged questions in people's words, and some made
+from its headings and names. So have documents: CORPUS is a folder of chunk files, RUN a finished run over one, and FILE has questions over
+it, tests/judged.jsonl by default, which is for the corpus this project was made for. What was embedded stays in DIR, so that the second
+time is quick. --speed measures time, and nothing else."""
+import argparse, ast, json, random, re, sys, tempfile, time
 from collections import Counter, defaultdict
 from pathlib import Path
 import numpy as np
 from fastcore.basics import AttrDict
-from coderank_qdrant.chunking import chunk_tokenizer, chunk_tree, find_documents
-from coderank_qdrant.evaluate import K, interval, score_answers
+from coderank_qdrant.chunking import chunk_tokenizer, chunk_tree, demo_corpus, find_documents
+from coderank_qdrant.evaluate import K, interval, score_answers, with_interval
 from coderank_qdrant.fusion import FUSIONS, found_lists, fused, ranked_texts
 from coderank_qdrant.hits import fetch_hits
 from coderank_qdrant.index import index_run
-from coderank_qdrant.judged import asked_lines, make_queries, read_queries
+from coderank_qdrant.judged import asked_lines, check_known, make_queries, read_queries
 from coderank_qdrant.pipeline import embed_corpus
 from coderank_qdrant.questions import query_lists
 from coderank_qdrant.ranking import RULES, WEIGHTS, name_words, rank_hits
@@ -26,6 +28,7 @@ from coderank_qdrant.stores import opened
 SETTLED = 'fastcore,sentence-transformers'
 CHECKED = 'tornado,click,httpx,starlette,jinja2'
 CACHE = Path.home()/'.cache/coderank_qdrant_bench'
+JUDGED, JUDGED_CODE = (Path(__file__).with_name(name) for name in ('judged.jsonl', 'judged_code.jsonl'))
 MOST = 120 # questions of a kind
 SYMBOL = '{}', 'where is {} defined', 'how does {} work', '{} implementation'
 FILE = '{}', 'where is the {} code', '{} handling'
@@ -78,6 +81,13 @@ def made_run(packages, folder):
     index_run(folder/'out', folder/'index')
     return json.loads((folder/'asked.json').read_text())
 
+def demo_run(folder, header='none'):
+    "The demo corpus with a header as a finished run, with its collection in `index`."
+    out = folder/'demo'/f'header_{header.replace(",", "_")}'
+    if not list(out.glob('*_embedding_summary.json')): embed_corpus(demo_corpus(folder), out, profile='offline', devices='cpu', header=header)
+    index_run(out, out/'index')
+    return out
+
 def definitions(lines):
     "Where each function and class is defined: {name: text hashes}."
     found = defaultdict(list)
@@ -107,6 +117,19 @@ def symbol_questions(lines, defined):
         plain = len(name) > 3 and not name.startswith('__') and not re.search(r'(^|/)tests?/', lines[gold[0]]['metadata']['source'])
         if plain and len(gold) == 1 and used[name] > 1: yield name, gold
 
+def method_questions(lines):
+    "Methods whose name several classes have, as (class.name, the piece that it begins in)."
+    found, classes = defaultdict(list), defaultdict(set)
+    for text,line in lines.items():
+        owner = re.match(r'class (\w+) > ', str(line['metadata'].get('symbol')))
+        if not owner or re.search(r'(^|/)tests?/', line['metadata']['source']): continue
+        for name in set(re.findall(r'^ {4}(?:async )?def (\w+)', line['text'], re.M)):
+            found[f'{owner[1]}.{name}'].append(text)
+            classes[name].add(owner[1])
+    for method,gold in found.items():
+        name = method.split('.')[1]
+        if len(gold) == 1 and len(classes[name]) > 2 and not name.startswith('__'): yield method, gold
+
 def file_questions(lines):
     "Names of files, in words, that no other file has."
     named = defaultdict(lambda: defaultdict(list))
@@ -122,11 +145,13 @@ def code_questions(out, asked):
     lines, rng = asked_lines(out), random.Random(0)
     defined = definitions(lines)
     docs, symbols, files = (list(found) for found in (docstring_questions(lines, asked, defined), symbol_questions(lines, defined), file_questions(lines)))
-    for found in docs, symbols, files: rng.shuffle(found)
+    methods = list(method_questions(lines))
+    for found in docs, symbols, files, methods: rng.shuffle(found)
     asked = docs[:MOST]
     asked += [question('symbol', SYMBOL[i % 4].format(name), gold, lines) for i,(name,gold) in enumerate(symbols[:MOST])]
     words = [(' '.join(name_words(name)), gold) for name,gold in symbols[MOST:] if len(name_words(name)) > 1]
     asked += [question('symbol in words', name, gold, lines) for name,gold in words[:MOST//2]]
+    asked += [question('method', SYMBOL[i % 4].format(name), gold, lines) for i,(name,gold) in enumerate(methods[:MOST//2])]
     return asked + [question('file', FILE[i % 3].format(name), gold, lines) for i,(name,gold) in enumerate(files[:MOST//2])]
 
 def pools(store, questions):
@@ -153,13 +178,18 @@ def scores_of(asked, way, rules=(), weights=WEIGHTS):
 def cell(mine, base=None):
     "A mean, and what is gained, with its interval."
     if np.isnan(mine).all(): return ''
-    if base is None: return f'{np.nanmean(mine):.3f}'
+    if base is None: return with_interval(mine[~np.isnan(mine)])
     low, high = interval(mine - base)
     return f'{np.nanmean(mine):.3f}, {np.nanmean(mine - base):+.3f} ({low:+.3f} to {high:+.3f})'
 
+def kinds_of(questions):
+    "Which questions are of a kind, and which of a part of one: {name: bool, shape (questions,)}."
+    kinds, parts = (np.array([q.get(key, '') for q in questions]) for key in ('kind', 'part'))
+    return {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())} | {part: parts == part for part in dict.fromkeys(parts.tolist()) if part}
+
 def table(name, asked, weights=True):
     "Every way and every rule, by kind of question; last, all rules held against words and vectors alone."
-    kinds = np.array([q['kind'] for q,_ in asked])
+    masks = kinds_of([q for q,_ in asked])
     base = scores_of(asked, 'scores')
     rows = {way: scores_of(asked, way) for way in ('dense', 'words', *FUSIONS)}
     rows |= {'ranks, all rules': scores_of(asked, 'ranks', RULES), 'all rules': scores_of(asked, 'scores', RULES)}
@@ -167,15 +197,15 @@ def table(name, asked, weights=True):
     for key,factor in [(key, factor) for key in WEIGHTS for factor in (.5, 2)] if weights else []:
         changed = WEIGHTS[key] * factor if key in ('paths', 'prose_paths', 'defines', 'files') else min(WEIGHTS[key]**(1/factor), 1)
         rows[f'all, {key} {"halved" if factor < 1 else "doubled"}'] = scores_of(asked, 'scores', RULES, {**WEIGHTS, key: changed})
-    parts = [(kind, part, i) for kind in dict.fromkeys(kinds.tolist()) for i,part in enumerate(('piece', 'file'))]
-    parts = [p for p in parts if not np.isnan(base[kinds == p[0], p[2]]).all()]
-    print(f'\n{name}, nDCG@{K}\n\n| | ' + ' | '.join(f'{kind}, by {part} ({(kinds == kind).sum()})' for kind,part,_ in parts) + ' |\n' + '|---' * (len(parts) + 1) + '|')
+    parts = [(kind, part, i) for kind in masks for i,part in enumerate(('piece', 'file'))]
+    parts = [p for p in parts if not np.isnan(base[masks[p[0]], p[2]]).all()]
+    print(f'\n{name}, nDCG@{K}\n\n| | ' + ' | '.join(f'{kind}, by {part} ({masks[kind].sum()})' for kind,part,_ in parts) + ' |\n' + '|---' * (len(parts) + 1) + '|')
     for label,mine in rows.items():
         held = rows['all rules'] if label.startswith('all, ') else None if label in ('dense', 'words', 'scores') else base
-        cells = [cell(mine[kinds == kind, i], None if held is None else held[kinds == kind, i]) for kind,_,i in parts]
+        cells = [cell(mine[masks[kind], i], None if held is None else held[masks[kind], i]) for kind,_,i in parts]
         print(f'| {label} | ' + ' | '.join(cells) + ' |', flush=True)
     for way in 'words', 'dense':
-        cells = [cell(rows['all rules'][kinds == kind, i], rows[way][kinds == kind, i]) for kind,_,i in parts]
+        cells = [cell(rows['all rules'][masks[kind], i], rows[way][masks[kind], i]) for kind,_,i in parts]
         print(f'| all rules, against {way} | ' + ' | '.join(cells) + ' |', flush=True)
     right = [rank_hits(lists['scores'], q['query'])[0].metadata['text_hash'] in q['judgments'] for q,lists in asked if q['kind'] == 'symbol']
     if right: print(f'\nThe first hit of a symbol question is right in {np.mean(right):.1%}.')
@@ -218,29 +248,49 @@ def speed(points):
         p50 = {way: np.median(times[20:], 0) for way,times in took.items()}
         print(f'{points:,} points, p50: ' + ', '.join(f'{way} {whole:.1f} ms ({alone:.1f} without the model)' for way,(whole,alone) in p50.items()), flush=True)
 
+def judged_questions(file):
+    "Questions of a file, as one kind; in `part` the kinds that it tells apart."
+    return [{**q, 'kind': 'judged', 'part': q['kind'] if file == JUDGED_CODE else ''} for q in read_queries(file)]
+
+def lots(args):
+    "Every lot of questions that can be asked: {name: (index, questions)}."
+    def wanted(lot): return args.only in (None, lot)
+    folder, found = args.folder, {}
+    if wanted('demo'):
+        out = demo_run(folder)
+        found['the demo corpus'] = out/'index', judged_questions(JUDGED_CODE) + make_queries(out, MOST//2)
+    for name,packages in ('settled', SETTLED), ('checked', CHECKED):
+        if not wanted(name): continue
+        asked = made_run(packages, folder/name)
+        found[packages] = folder/name/'index', code_questions(folder/name/'out', asked)
+    run = args.run
+    if args.corpus: run = embed_corpus(args.corpus, folder/'documents', profile='offline', devices='cpu')
+    if run and wanted('documents'):
+        index_run(run, folder/'docs_index')
+        there = asked_lines(run)
+        judged = [q for q in judged_questions(args.judged) if not there.keys().isdisjoint(q['judgments'])]
+        found['documents'] = folder/'docs_index', judged + make_queries(run, MOST//2)
+    return found
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--folder', type=Path, default=CACHE)
-    p.add_argument('--run', type=Path)
-    p.add_argument('--judged', type=Path)
-    p.add_argument('--only', choices=('settled', 'checked', 'documents'), help='one of the lots of questions')
+    p.add_argument('--corpus', type=Path, help='a folder of chunk files, which is embedded with the packaged model')
+    p.add_argument('--run', type=Path, help='the output folder of a run over documents')
+    p.add_argument('--judged', type=Path, default=JUDGED, help='questions over those documents')
+    p.add_argument('--only', choices=('demo', 'settled', 'checked', 'documents'), help='one of the lots of questions')
     p.add_argument('--rules_only', action='store_true', help='leave out the rows with a weight halved or doubled')
     p.add_argument('--speed', action='store_true')
     p.add_argument('--points', type=int, default=10_000)
     args = p.parse_args()
     if args.speed: return speed(args.points)
-    sets = {}
-    for name,packages in ('settled', SETTLED), ('checked', CHECKED):
-        if args.only not in (None, name): continue
-        asked = made_run(packages, args.folder/name)
-        sets[packages] = args.folder/name/'index', code_questions(args.folder/name/'out', asked)
-    if args.run:
-        index_run(args.run, args.folder/'docs_index')
-        judged = [{**q, 'kind': 'judged'} for q in read_queries(args.judged)] if args.judged else []
-        sets['documents'] = args.folder/'docs_index', judged + make_queries(args.run, MOST//2)
-    for name,(index,questions) in sets.items():
+    print(f'{time.strftime("%Y-%m-%d")}, python {" ".join(sys.argv)}')
+    for name,(index,questions) in lots(args).items():
+        questions = [q for q in questions if any(q['judgments'].values())]
         with opened(index) as store:
-            asked = list(pools(store, [q for q in questions if any(q['judgments'].values())]))
+            lost = check_known(questions, store, strict=False)
+            if lost: print(f'{name}: {lost} questions have a judged text that is not there, which counts as not found.')
+            asked = list(pools(store, questions))
             table(name, asked, not args.rules_only)
             sureness(store, name, asked)
 

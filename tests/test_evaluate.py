@@ -1,5 +1,6 @@
 "Evaluation: numbers against others' arithmetic, made questions, and files that are refused."
-import json
+import json, re
+from collections import Counter
 from pathlib import Path
 import numpy as np
 import pytest
@@ -99,3 +100,12 @@ def test_hybrid_beats_its_parts_on_judged_questions(request):
         mean, lo, hi = ev.gain('hybrid', part)
         assert lo > .03, f'hybrid - {part}: {mean:.4f} ({lo:.4f} to {hi:.4f})'
     assert interval(ev.scores['hybrid'][:,0] - ranks.scores['hybrid'][:,0])[1] > 0
+
+def test_the_judged_questions_are_whole():
+    "What the site says of them: how many, of which kinds, how many texts, and that most have an answer."
+    tests = Path(__file__).parent
+    for name,questions,texts,answered in ('judged.jsonl', 92, 1772, 90), ('judged_code.jsonl', 60, 734, 57):
+        asked = read_queries(tests/name)
+        assert (len(asked), sum(len(q['judgments']) for q in asked)) == (questions, texts), name
+        assert sum(any(q['judgments'].values()) for q in asked) >= answered and all(re.fullmatch('[0-9a-f]{64}', text) for q in asked for text in q['judgments'])
+    assert Counter(q['kind'] for q in asked) == dict(meaning=30, architecture=15, behaviour=15)

@@ -5,14 +5,15 @@ import pytest
 from coderank_qdrant.content import fenced_share, guess_type, is_navigation, link_spans
 from coderank_qdrant.hits import best_stretch, marked, natural, snippet, word_spans
 from coderank_qdrant.judged import headings
-from coderank_qdrant.ranking import defined_names
+from coderank_qdrant.ranking import asked_owners, begins, defined_names
 
 def show(text):
     spans = word_spans(text, 'upload points to the index')
     return marked(text, spans, *snippet(text, spans))
 
 WORK = dict(fences=fenced_share, guess=guess_type, navigation=is_navigation, links=link_spans, snippet=show, headings=headings,
-            names=lambda text: defined_names(text, dict(content_type='docs')), symbol=lambda text: defined_names('', dict(symbol=text + '!')))
+            names=lambda text: defined_names(text, dict(content_type='docs')), symbol=lambda text: defined_names('', dict(symbol=text + '!')),
+            owners=asked_owners, begins=lambda text: begins('x', text, text))
 PIECES = ['upload points ', 'upload [index](http://a.b/c) ', '`', '~', '# a ', ' #', '[', '[a](', '<', '(', 'x', 'aB1_', ' ', '\n', '# a\n', '```\n', '```a\n', '@a', 'a=', '"']
 
 def seconds(work, start, piece, size):

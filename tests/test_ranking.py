@@ -8,7 +8,7 @@ from coderank_qdrant.command import InputError
 from coderank_qdrant.fusion import background_of, calibrated, fuse_scores, make_background
 from coderank_qdrant.index import index_run
 from coderank_qdrant.pipeline import embed_corpus
-from coderank_qdrant.ranking import RULES, asked_names, defined_names, names_in_text, rank_hits, seldom_meant
+from coderank_qdrant.ranking import RULES, asked_names, asked_owners, defined_names, names_in_text, rank_hits, seldom_meant
 from coderank_qdrant.search import search
 from coderank_qdrant.stores import opened
 
@@ -52,6 +52,30 @@ def test_definitions_without_symbols(text, names): assert list(names_in_text(tex
 
 def test_symbols_win_over_text():
     assert defined_names('def other(): ...', dict(content_type='code', symbol='class A > def f, def g')) == ('A', 'f', 'g')
+
+def test_a_symbol_that_is_full_leaves_names_to_the_text():
+    text = '\n'.join(f'def {name}(): ...' for name in 'abcdef')
+    symbol = ', '.join(f'def {name}' for name in 'abcde')
+    assert defined_names(text, dict(content_type='code', symbol=symbol)) == tuple('abcdef')
+
+def first_of(query, *pieces):
+    "The text of the first hit, of pieces whose scores go down."
+    return rank_hits([hit(1 - i / 10, source, text, content_type='code', symbol=symbol) for i,(source,text,symbol) in enumerate(pieces)], query, ('defines',))[0].text
+
+def test_a_definition_begins_where_its_name_stands_behind_the_word():
+    ends, head = ('a.py', '    return run_all(rest)', 'def run_all'), ('a.py', 'def run_all(jobs):', 'def run_all')
+    assert first_of('where is run_all defined', ends, head) == head[1]
+    java = ('A.java', 'void close() { flush(); }', 'class A > close')
+    assert first_of('`close`', ('A.java', '  rest(); }', 'class A > close'), java) == java[1]
+
+def test_a_name_as_it_is_spelled_comes_first():
+    near, same = ('a.py', 'def store_attr(): ...', 'def store_attr'), ('a.py', 'def _store_attr(): ...', 'def _store_attr')
+    assert first_of('how does _store_attr work', near, same) == same[1] and first_of('how does store_attr work', same, near) == near[1]
+
+def test_an_owner_tells_methods_apart():
+    box, ring = ('a.py', '    def area(self): ...', 'class Box > def area'), ('a.py', '    def area(self): return 1', 'class Ring > def area')
+    assert first_of('Ring.area', box, ring) == ring[1] and first_of('Box.area', ring, box) == box[1] and first_of('area', box, ring) == box[1]
+    assert asked_owners('x' * 5000) == [] and asked_owners('A::b->c(), d#e') == ['A', 'b', 'd']
 
 @pytest.mark.parametrize('path, kinds', [('a/tests/x.py', ['test']), ('pkg/foo_test.go', ['test']), ('src/app.spec.ts', ['test']), ('examples/a.rs', ['example']), ('api_pb2.py', ['generated']),
                                          ('src/latest.py', []), ('contest/a.py', []), ('src/testimony.py', []), ('CHANGELOG.md', ['thin']), ('pkg/__init__.py', ['thin'])])
