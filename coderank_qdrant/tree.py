@@ -169,7 +169,8 @@ def left_out_words(summary:dict # From `summary`
         if reason == 'large': words += f' (over {in_words(MOST_BYTES)})'
         lines.append(f'  {words}: {files:,} ({", ".join(summary["left_out_examples"][reason][:5])})')
     guessed = GUESSED & summary['left_out'].keys()
-    if guessed: lines.append('  --all takes these too, but for keys (--secrets), binary files and those without text.')
+    if guessed: lines.append('  --all takes these too, but for keys, binary files and those without text.')
+    if {'secret', 'secret_inside'} & summary['left_out'].keys(): lines.append('  --secrets takes keys and passwords.')
     return lines
 
 # %% ../nbs/25_tree.ipynb #c9b724a3
