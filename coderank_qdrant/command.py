@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REASONS', 'STREAMS', 'InputError', 'one_of', 'listed', 'reason', 'os_reason', 'option_parser', 'Ended',
            'ending_on_signals', 'Steady', 'steady_streams', 'say', 'show', 'called', 'run_command', 'command',
-           'print_json']
+           'print_json', 'within']
 
 # %% ../nbs/01_command.ipynb #41d76a1d
 import argparse, errno, os, signal, sys, threading
@@ -212,3 +212,20 @@ def print_json(value # Anything orjson can write
     if isinstance(sys.stdout, Steady): sys.stdout.write_bytes(text)
     elif hasattr(sys.stdout, 'buffer'): sys.stdout.buffer.write(text)
     else: sys.stdout.write(text.decode())  # a notebook's
+
+# %% ../nbs/01_command.ipynb #e01ef6f7
+def within(seconds:float, # From now on
+           call:Callable # Called without arguments
+          ): # What it returns, or raises; raises `TimeoutError` where it takes longer
+    "Wait so long for an answer and no longer; what comes later is for nobody."
+    answers: list = []
+    def ask():
+        try: answers.append((call(), None))
+        except BaseException as e: answers.append((None, e))
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answers: raise TimeoutError(f'no whole answer within {seconds:g} seconds')
+    answer, error = answers[0]
+    if error: raise error
+    return answer

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FACT', 'HELD', 'A_CHUNK', 'id_of', 'sharing', 'repeated', 'find_marks', 'mark_problems', 'with_id', 'fact_of',
            'entries_of', 'Chunks', 'number_subdirs', 'as_chunks', 'routed', 'Changed', 'changed', 'Tree', 'Corpus',
-           'subdir_table', 'file_words', 'input_words', 'problem_table', 'guess_words', 'Survey', 'mark_shared',
-           'read_corpus', 'usable_corpus']
+           'subdir_table', 'file_words', 'fault_words', 'secret_words', 'input_words', 'problem_table', 'guess_words',
+           'Survey', 'mark_shared', 'read_corpus', 'usable_corpus']
 
 # %% ../nbs/16_corpus.ipynb #9189b5f7
 import os, struct, sys
@@ -21,7 +21,7 @@ from .show import html_table
 from .command import InputError
 from .chunks import Chunk, chunk_id, enrich, mark, repair_text, text_hash
 from .texts import distinct
-from .content import CONTENT_TYPES, chunk_type, content_type
+from .content import CONTENT_TYPES, chunk_type, content_type, find_secrets
 from .files import FileRead, Problem, RawChunk, count_words, find_files, merge_notes, path_text, try_file
 
 # %% ../nbs/16_corpus.ipynb #ba28f867
@@ -260,6 +260,7 @@ class Corpus:
     files:int # Files looked at
     found:int # Chunk entries met; always `len(chunks)` plus what the problems cost
     header:str = 'none' # What stands before each text when it is embedded, see `header_name`
+    secrets:Sequence = () # Rows of chunks that seem to hold keys or passwords
 
     def __post_init__(self): self.chunks = as_chunks(self.chunks)
 
@@ -302,8 +303,8 @@ def file_words(corpus)->Iterator[str]:
     if unread: yield f'{count_words(unread, "file")} of {corpus.files - hidden:,} could not be read as chunks'
     if hidden: yield f'{count_words(hidden, "hidden file")} left alone'
 
-def input_words(corpus)->str: # '' where nothing is wrong
-    "What is wrong with a corpus, in a sentence or two."
+def fault_words(corpus)->str: # '' where nothing is wrong
+    "What is wrong with the files of a corpus, in a sentence or two."
     if not corpus.faults: return ''
     lost = sum(problem.chunks for problem in corpus.problems)
     words = list(file_words(corpus))
@@ -312,6 +313,19 @@ def input_words(corpus)->str: # '' where nothing is wrong
     if rest: words.append(f'{count_words(rest, "remark")} on what was read')
     first = corpus.faults[0]
     return f'{"; ".join(words)}. The first: {first.path}: {first.detail}.'
+
+def secret_words(corpus)->str: # '' where there are none
+    "In which chunks keys or passwords seem to stand; these are embedded like all others."
+    rows = [row for row in corpus.secrets if row < len(corpus.chunks)]
+    if not rows: return ''
+    told = [f'{chunk.id} ({next(find_secrets(chunk.text)).kind})' for chunk in corpus.chunks[rows[:3]]]
+    more = f' and {len(rows) - len(told):,} more' if len(rows) > len(told) else ''
+    return (f'Keys or passwords seem to stand in {count_words(len(rows), "chunk")}, embedded as they are: '
+            f'{", ".join(told)}{more}.')
+
+def input_words(corpus)->str: # '' where there is nothing to say
+    "What to know of a corpus before it is embedded."
+    return ' '.join(filter(None, [fault_words(corpus), secret_words(corpus)]))
 
 # %% ../nbs/16_corpus.ipynb #75dd4943
 def problem_table(corpus:Corpus, # Any corpus
@@ -344,6 +358,7 @@ class Survey:
     subdirs:dict = field(default_factory=dict) # name: number
     problems:list = field(default_factory=list) # Of `Problem`
     found:int = 0 # Chunk entries
+    secrets:array = field(default_factory=partial(array, 'q')) # Rows of chunks with keys or passwords
 
     def add(self, tree:Tree, file:int): # file: its number
         "Read a file, and keep what is needed of it."
@@ -352,6 +367,8 @@ class Survey:
         numbers = number_subdirs(chunks, self.subdirs)
         rows = [fact_of(*row) for row in zip(chunks, [file] * len(chunks), range(len(chunks)), numbers, strict=True)]
         self.facts += b''.join(rows)
+        first = len(self.keys)
+        self.secrets.extend(first + i for i,chunk in enumerate(chunks) if next(find_secrets(chunk.text), None))
         self.keys.extend(hash(chunk.id) for chunk in chunks)
         self.origins.extend(hash(raw.origin) for raw in read.raws)
         self.problems += read.problems
@@ -394,7 +411,8 @@ def read_corpus(root, # Folder of chunk files
     problems = merge_notes(survey.problems)
     lost = sum(problem.chunks for problem in problems)
     assert survey.found == len(facts) + lost, 'an entry is neither chunk nor problem'
-    return Corpus(root, tree.collection, Chunks(facts, tree, list(survey.subdirs)), problems, looked_at, survey.found)
+    chunks = Chunks(facts, tree, list(survey.subdirs))
+    return Corpus(root, tree.collection, chunks, problems, looked_at, survey.found, secrets=survey.secrets)
 
 # %% ../nbs/16_corpus.ipynb #d2f3343a
 def _is_raw(problem):

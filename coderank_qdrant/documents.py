@@ -12,11 +12,13 @@ __all__ = ['REASONS', 'GUESSED', 'FOLDERS', 'MARKERS', 'SOURCE_MARKS', 'SECRETS'
 
 # %% ../nbs/19_documents.ipynb #528aac5d
 import os, re, stat, subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from .content import find_secrets
 from .files import Problem, path_text
 from .languages import is_docs, language
 
@@ -29,7 +31,7 @@ REASONS = dict(version_control='the files of version control',
                ignored='named by .gitignore',
                hidden='hidden',
                output='made by this project',
-               secret='keys and passwords',
+               secret='keys and passwords', secret_inside='with keys or passwords in their text',
                lock='lock files',
                minified='minified',
                generated='generated',
@@ -51,6 +53,7 @@ class LeftOut(NamedTuple):
     path:str # Relative to the source; a folder ends with a slash
     reason:str # A key of `REASONS`
     files:int=1 # Files in it
+    detail:str='' # What is in it
 
 @dataclass
 class Sources:
@@ -60,8 +63,8 @@ class Sources:
     problems:list=field(default_factory=list) # Of `Problem`, one a file
     folders:list=field(default_factory=list) # Paths of those that were looked into
 
-    def leave(self, path, reason, files=1):
-        if files: self.left_out.append(LeftOut(path_text(path), reason, files))
+    def leave(self, path, reason, files=1, detail=''):
+        if files: self.left_out.append(LeftOut(path_text(path), reason, files, detail))
 
     @property
     def found(self): return len(self.documents) + sum(left.files for left in self.left_out) + len(self.problems)
@@ -94,9 +97,8 @@ def run_git(folder:Path, # Where it runs
     "Ask git, without running what a repository's settings name."
     call = ['git', '-c', 'core.fsmonitor=false', '-C', str(folder), *args]
     env = {key: value for key,value in os.environ.items() if key not in ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE')}
-    try: done = subprocess.run(call, capture_output=True, stdin=subprocess.DEVNULL, env=env)
-    except OSError: return None
-    return done.stdout if done.returncode == 0 else None
+    try: return subprocess.run(call, capture_output=True, stdin=subprocess.DEVNULL, env=env, check=True).stdout
+    except (OSError, subprocess.CalledProcessError): return None
 
 # %% ../nbs/19_documents.ipynb #65a6d198
 SOURCE_MARKS = '__init__.py', 'mod.rs', '*.go'
@@ -178,22 +180,22 @@ def ignoring(folder:Path, # A folder of the source
     return Ignoring(above.base, None, (*above.rules, (folder, own))) if own else above
 
 # %% ../nbs/19_documents.ipynb #3a90c67c
-SECRETS = '''.env .env.* *.env .envrc id_rsa* id_dsa* id_ecdsa* id_ed25519* *.pem *.key *.p12 *.pfx *.p8
-    *.ppk *.jks *.keystore *.kdbx *.tfstate *.tfstate.* *.tfvars .npmrc .pypirc .netrc _netrc
-    .git-credentials .htpasswd .pgpass .my.cnf .dockercfg .s3cfg credentials credentials.json
-    credentials.y*ml client_secret*.json service?account*.json secrets.json secrets.y*ml
-    secrets.toml secret.json kubeconfig *.kubeconfig kaggle.json'''.split()
-HARMLESS = '''*.example *.sample *.template *.dist *.pub'''.split()
-OUTPUTS = '''*_embeddings.jsonl *_embeddings.parquet *_embedding_summary.json vectors.sqlite*
-    *_chunks.json chunks.json'''.split()
+SECRETS = '''.env .env.* *.env .envrc id_rsa* id_dsa* id_ecdsa* id_ed25519* *.pem *.key *.p12 *.pfx *.p8 *.ppk *.jks
+    *.keystore *.kdbx *.tfstate *.tfstate.* *.tfvars .npmrc .pypirc .netrc _netrc .git-credentials .htpasswd
+    .pgpass .my.cnf .dockercfg .s3cfg credentials credentials.json credentials.y*ml client_secret*.json
+    service?account*.json secrets.json secrets.y*ml secrets.toml secret.json kubeconfig *.kubeconfig
+    kaggle.json'''.split()
+HARMLESS = '*.example *.sample *.template *.dist *.pub'.split()
+OUTPUTS = '''*_embeddings.jsonl *_embeddings.parquet *_embedding_summary.json vectors.sqlite* *_chunks.json
+    chunks.json'''.split()
 LOCKS = '''package-lock.json npm-shrinkwrap.json yarn.lock pnpm-lock.yaml bun.lock bun.lockb deno.lock poetry.lock
-    pipfile.lock pdm.lock uv.lock pixi.lock conda-lock.y*ml pylock.toml pylock.*.toml cargo.lock go.sum go.work.sum
-    gopkg.lock glide.lock composer.lock gemfile.lock mix.lock rebar.lock flake.lock podfile.lock package.resolved
-    cartfile.resolved packages.lock.json paket.lock gradle.lockfile .terraform.lock.hcl pubspec.lock
-    module.bazel.lock stack.yaml.lock cabal.project.freeze'''.split()
+    pipfile.lock pdm.lock uv.lock pixi.lock conda-lock.y*ml pylock.toml pylock.*.toml cargo.lock go.sum
+    go.work.sum gopkg.lock glide.lock composer.lock gemfile.lock mix.lock rebar.lock flake.lock podfile.lock
+    package.resolved cartfile.resolved packages.lock.json paket.lock gradle.lockfile .terraform.lock.hcl
+    pubspec.lock module.bazel.lock stack.yaml.lock cabal.project.freeze'''.split()
 MINIFIED = '''*.min.js *.min.css *-min.js *-min.css *.min.mjs'''.split()
-GENERATED = '''*.js.map *.css.map *.mjs.map *.pb.go *_pb2.py *_pb2_grpc.py *_pb2.pyi *.pb.h *.pb.cc
-    *.designer.cs *.g.dart *.freezed.dart .pnp.*'''.split()
+GENERATED = '''*.js.map *.css.map *.mjs.map *.pb.go *_pb2.py *_pb2_grpc.py *_pb2.pyi *.pb.h *.pb.cc *.designer.cs
+    *.g.dart *.freezed.dart .pnp.*'''.split()
 
 # %% ../nbs/19_documents.ipynb #61038b1e
 def _matches(name, patterns): return any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -281,8 +283,7 @@ def decode(data:bytes # What is in a document's file
     try: text = data.decode(encoding)
     except UnicodeDecodeError as e: raise ValueError(f'not {encoding}, as its first bytes say: {e.reason}') from None
     if '\0' in text: raise ValueError('its text has NUL characters, as binary data has')
-    text = text.replace('\r\n', '\n').replace('\r', '\n')
-    return text, '' if encoding == 'utf-8' else encoding
+    return text.replace('\r\n', '\n').replace('\r', '\n'), '' if encoding == 'utf-8' else encoding
 
 # %% ../nbs/19_documents.ipynb #f0eb749b
 def is_minified(text:str, # A document
@@ -323,7 +324,7 @@ def text_reason(text:str, # A document
                )->str: # A key of `REASONS`, or ''
     "Why a document is left out after it was read."
     if not text.strip(): return 'empty'
-    if re.match(r'\s*-----BEGIN [A-Z ]*PRIVATE KEY-----', text): return 'secret'
+    if next(find_secrets(text), None): return 'secret_inside'
     if is_minified(text, path): return 'minified'
     return 'generated' if is_generated(text, path) else ''
 
@@ -332,9 +333,8 @@ MOST_BYTES = 10_000_000
 
 def _begins(file):
     "A file's first bytes; none where it cannot be read."
-    try:
-        with file.open('rb') as opened: return opened.read(4096)
-    except OSError: return b''
+    with suppress(OSError), file.open('rb') as opened: return opened.read(4096)
+    return b''
 
 # %% ../nbs/19_documents.ipynb #6d723eda
 def made_here(file:Path # A file
@@ -366,7 +366,7 @@ class Wanted:
 
     def takes(self, reason)->bool:
         "Whether a file is a document in spite of a reason against it."
-        return self.secrets if reason == 'secret' else self.everything and reason in GUESSED
+        return self.secrets if reason.startswith('secret') else self.everything and reason in GUESSED
 
 # %% ../nbs/19_documents.ipynb #d36074a8
 def file_reason(file:Path, # A file of the source; raises `OSError` where it cannot be read

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HUB_FILES', 'SMALL_FILES', 'WAITS', 'ANSWER', 'SPARE', 'hub_cache', 'repo_folder', 'file_size', 'HubFacts',
-           'bytes_here', 'status_of', 'hub_reason', 'passes', 'no_progress', 'patiently', 'answered', 'asked_model',
-           'hub_facts', 'has_room', 'check_room']
+           'bytes_here', 'status_of', 'is_odd', 'hub_reason', 'passes', 'no_progress', 'patiently', 'answered',
+           'asked_model', 'facts_of', 'hub_facts', 'has_room', 'check_room']
 
 # %% ../nbs/05_hub.ipynb #08d8a8d3
 import time
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from .show import in_words
-from .command import InputError
+from .command import InputError, within
 from .places import free_bytes
 
 # %% ../nbs/05_hub.ipynb #d4ce05f6
@@ -91,12 +91,19 @@ def status_of(error:Exception # Raised by the hub's client
     return getattr(getattr(error, 'response', None), 'status_code', None)
 
 # %% ../nbs/05_hub.ipynb #4bb0893e
+def is_odd(error:Exception # Raised by the hub's client, or while its answer was read
+          )->bool:
+    "Whether an answer came that is none of a hub's."
+    tripped = isinstance(error, (TypeError, AttributeError, LookupError, ValueError))
+    return tripped and not type(error).__module__.startswith('huggingface_hub')
+
 def hub_reason(error:Exception # Raised by the hub's client
               )->str: # One line
     "Why the hub's client failed, in its own words."
     lines = [line.partition('(Request ID')[0].strip() for line in str(error).splitlines()]
     lines = [line for line in lines if line][:2] or [type(error).__name__]
     status = status_of(error)
+    if is_odd(error): return f'what answers is no hub: {type(error).__name__}: {lines[0]}'
     if status is None: return f'{type(error).__name__}: {lines[0]}'
     said = ' '.join(lines).rstrip('.')
     if str(status) not in said: said = f'{status}: {said}'
@@ -138,7 +145,7 @@ def patiently(ask:Callable, # Called without arguments
         tries += 1
 
 # %% ../nbs/05_hub.ipynb #4a62543d
-ANSWER = 10 # seconds the hub has for an answer
+ANSWER = 10 # seconds the hub has to begin an answer, or to go on with it; three times that for the whole of it
 
 def answered(error:Exception # Raised by the hub's client
             )->bool:
@@ -151,16 +158,17 @@ def asked_model(hub_id:str # `owner/name`
     "Ask the hub about a model."
     from huggingface_hub import HfApi
     def ask(): return HfApi().model_info(hub_id, files_metadata=True, timeout=ANSWER)
-    try: return patiently(ask, again=answered)
+    try: return patiently(lambda: within(3 * ANSWER, ask), again=answered)
     except Exception as e:  # the client raises many kinds, for the network, for access, for a name that is not there
         raise InputError(f'{hub_id} cannot be fetched ({hub_reason(e)})') from None
 
 # %% ../nbs/05_hub.ipynb #c5a8dacc
-def hub_facts(hub_id:str # `owner/name`
-             )->HubFacts: # Raises `InputError` with the reason where the hub does not answer
-    "Ask the hub which files a model has, how large they are, and what their hashes are."
+def facts_of(hub_id:str, # `owner/name`
+             info # huggingface_hub's account of it
+            )->HubFacts:
+    "What of a model's account matters here."
     from huggingface_hub.utils import filter_repo_objects
-    info = asked_model(hub_id)
+    if not info.sha: raise ValueError('it names no revision')
     wanted = set(filter_repo_objects([file.rfilename for file in info.siblings], allow_patterns=list(HUB_FILES)))
     sizes, blobs = {}, {}
     for file in info.siblings:
@@ -171,6 +179,14 @@ def hub_facts(hub_id:str # `owner/name`
         blobs[name] = sha or file.blob_id
     formats = dict(info.safetensors.parameters) if info.safetensors else {}
     return HubFacts(hub_id, info.sha, sizes, blobs, formats)
+
+def hub_facts(hub_id:str # `owner/name`
+             )->HubFacts: # Raises `InputError` with the reason where the hub does not answer
+    "Ask the hub which files a model has, how large they are, and what their hashes are."
+    info = asked_model(hub_id)
+    try: return facts_of(hub_id, info)
+    except Exception as e:
+        raise InputError(f'{hub_id} cannot be fetched ({hub_reason(e)})') from None
 
 # %% ../nbs/05_hub.ipynb #20d4d146
 SPARE = 100_000_000 # bytes to leave free

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MADE_BY', 'OWN_FAULT', 'mended_path', 'name_documents', 'subdir_of', 'document_metadata', 'chunk_file',
-           'write_chunks', 'Account', 'left_out_table', 'subdir_counts', 'summary', 'counted', 'left_out_words',
-           'problem_words', 'summary_words', 'document_key', 'noted', 'Aside', 'made_documents', 'foreign_files',
-           'check_place', 'remove_others', 'publish', 'Progress', 'read_document', 'written_date', 'cut_safely',
-           'is_own_fault', 'Cutting']
+           'write_chunks', 'Account', 'left_out_table', 'subdir_counts', 'summary', 'left_out_words', 'problem_words',
+           'summary_words', 'document_key', 'noted', 'Aside', 'made_documents', 'foreign_files', 'check_place',
+           'remove_others', 'publish', 'Progress', 'read_document', 'written_date', 'cut_safely', 'is_own_fault',
+           'Cutting']
 
 # %% ../nbs/25_tree.ipynb #7824b151
 import errno, hashlib, os, re, shutil, time
@@ -20,7 +20,8 @@ import orjson
 from .chunks import mark, repair_text
 from .command import InputError, say
 from .places import passing, sound_entries
-from .files import Problem, path_text
+from .content import secret_words
+from .files import Problem, count_words, path_text
 from .documents import GUESSED, MOST_BYTES, REASONS, Sources, Wanted, decode
 from .documents import is_document, is_nbdev, text_reason
 from .languages import language
@@ -117,14 +118,15 @@ class Account:
 
 # %% ../nbs/25_tree.ipynb #1291c0a6
 def left_out_table(sources:Sources, # What was found in a source
-                   most:int=3 # Paths shown for each reason
+                   most:int=3 # Paths shown for each reason; those with something in them are all shown
                   )->tuple: # reason: files; reason: the first paths
     "How much was left out, for which reasons, with examples."
     files:dict[str, int] = Counter()
     examples:dict[str, list] = defaultdict(list)
     for left in sources.left_out:
         files[left.reason] += left.files
-        if len(examples[left.reason]) < most: examples[left.reason].append(left.path)
+        told = f'{left.path} ({left.detail})' if left.detail else left.path
+        if left.detail or len(examples[left.reason]) < most: examples[left.reason].append(told)
     ordered = {reason: files[reason] for reason in REASONS if reason in files}
     return ordered, dict(examples)
 
@@ -156,23 +158,19 @@ def summary(account:Account, # What became of the files
                 renamed=account.renamed, nbdev_modules=account.nbdev, subdirectories=subdir_counts(account.cut),
                 folders=sources.folders, settings=settings, documents=account.cut)
 
-# %% ../nbs/25_tree.ipynb #902c64e6
-def counted(count:int, thing:str)->str: # Such as '1 file' or '3 files'
-    "A number of things in words."
-    return f'{count} {thing}' if count == 1 else f'{count} {thing}s'
-
 # %% ../nbs/25_tree.ipynb #f73fb9ea
 def left_out_words(summary:dict # From `summary`
                   )->list: # Lines
     "What was left out, in words."
     if not summary['left_out']: return []
-    lines = [f'{counted(sum(summary["left_out"].values()), "file")} left out:']
+    lines = [f'{count_words(sum(summary["left_out"].values()), "file")} left out:']
     for reason,files in summary['left_out'].items():
         words = REASONS[reason]
         if reason == 'large': words += f' (over {in_words(MOST_BYTES)})'
-        lines.append(f'  {words}: {files} ({", ".join(summary["left_out_examples"][reason])})')
+        lines.append(f'  {words}: {files:,} ({", ".join(summary["left_out_examples"][reason][:5])})')
     guessed = GUESSED & summary['left_out'].keys()
     if guessed: lines.append('  --all takes these too, but for keys, binary files and those without text.')
+    if {'secret', 'secret_inside'} & summary['left_out'].keys(): lines.append('  --secrets takes keys and passwords.')
     return lines
 
 # %% ../nbs/25_tree.ipynb #c9b724a3
@@ -181,7 +179,7 @@ def problem_words(problems:list, # Of the summary
                  )->list: # Lines
     "The first problems, in words, and how many there are."
     if not problems: return []
-    lines = [f'{counted(len(problems), "document")} could not be cut:']
+    lines = [f'{count_words(len(problems), "document")} could not be cut:']
     lines += [f'  {problem["path"]}: {problem["detail"]}' for problem in problems[:most]]
     if len(problems) > most: lines.append(f'  and {len(problems) - most} more')
     return lines
@@ -190,21 +188,22 @@ def problem_words(problems:list, # Of the summary
 def summary_words(summary:dict # From `summary`
                  )->list: # Lines
     "The account of a chunk tree, in words."
-    lines = [f'{subdir}: {counted(count["chunks"], "chunk")} from {counted(count["documents"], "document")}'
+    lines = [f'{subdir}: {count_words(count["chunks"], "chunk")} from {count_words(count["documents"], "document")}'
              for subdir,count in summary['subdirectories'].items()]
     if len(lines) > 20: lines = [*lines[:20], f'and {len(lines) - 20} more subdirectories']
     kept = f', {summary["kept"]} of them unchanged' if summary['kept'] else ''
-    chunks = counted(summary['chunks'], 'chunk')
-    lines.append(f'{counted(summary["found"], "file")} found, {summary["cut"]} cut{kept}, {chunks}')
+    chunks = count_words(summary['chunks'], 'chunk')
+    lines.append(f'{count_words(summary["found"], "file")} found, {summary["cut"]} cut{kept}, {chunks}')
     lines += left_out_words(summary)
     if summary['reencoded']:
         names = ', '.join(f'{one["path"]} ({one["encoding"]})' for one in summary['reencoded'][:3])
-        lines.append(f'not plain UTF-8, and decoded: {counted(len(summary["reencoded"]), "document")}: {names}')
+        lines.append(f'not plain UTF-8, and decoded: {count_words(len(summary["reencoded"]), "document")}: {names}')
     if summary['renamed']:
         names = ', '.join(list(summary['renamed'])[:3])
-        lines.append(f'under a mended name: {counted(len(summary["renamed"]), "document")}: {names}')
+        lines.append(f'under a mended name: {count_words(len(summary["renamed"]), "document")}: {names}')
     if summary['nbdev_modules']:
-        lines.append(f'exported by nbdev: {counted(summary["nbdev_modules"], "module")}; notebooks hold the same code')
+        modules = count_words(summary['nbdev_modules'], 'module')
+        lines.append(f'exported by nbdev: {modules}; notebooks hold the same code')
     return lines + problem_words(summary['problems'])
 
 # %% ../nbs/25_tree.ipynb #190d56fb
@@ -409,7 +408,7 @@ class Cutting:
             return ''
         reason = text_reason(text, path.as_posix())
         if reason and (reason == 'empty' or not self.wanted.takes(reason)):
-            sources.leave(path, reason)
+            sources.leave(path, reason, detail=secret_words(text))
             return ''
         if encoding: self.account.reencoded.append((str(rel), encoding))
         self.account.nbdev += is_nbdev(text)

@@ -2,9 +2,12 @@
 import random, time
 from itertools import product
 import pytest
-from coderank_qdrant.content import fenced_share, guess_type, is_navigation, link_spans
+from coderank_qdrant.chunking import chunk_tokenizer
+from coderank_qdrant.content import fenced_share, find_secrets, guess_type, is_navigation, link_spans
 from coderank_qdrant.hits import best_stretch, marked, natural, snippet, word_spans
 from coderank_qdrant.judged import headings
+from coderank_qdrant.parsing import load_json
+from coderank_qdrant.pieces import cut_document
 from coderank_qdrant.ranking import asked_owners, begins, defined_names
 
 def show(text):
@@ -29,6 +32,34 @@ def test_a_megabyte_in_a_second(name):
         assert large < .05 or large < 3 * small, f'{name} of {piece!r}: {small:.3f} s, and {large:.3f} s for twice as much'
         whole = seconds(WORK[name], start, piece, 1_000_000)
         assert whole < 2, f'{name} of {piece!r}: {whole:.1f} s'
+
+TOKENS = ['ghp_', 'eyJ', 'eyJaaaaaaaaaa.', 'sk-', 'sk-aT3BlbkFJ', 'AKIA2222', '-----BEGIN PRIVATE KEY-----', '-----BEGIN A ', 'AccountKey=a', '://a:bbbbbbbbbbbbbb', 'xoxb-1-', 'hf_aaaaaaaa', '@']
+ALL_HINTS = 'AKIAJ5QZ3NVW7YHTKM2X eyJabcdefghijk T3BlbkFJq AIzaSy xoxb-1 ://u:abcdefghijkl _aaaaaaaaaaaaaaaaaaaaaaaa '
+
+@pytest.mark.parametrize('piece', TOKENS)
+def test_looking_for_keys_in_a_megabyte(piece):
+    "Beginnings of keys, behind a line that makes all forms be looked for."
+    small, large = (seconds(find_secrets_all, ALL_HINTS, piece, size) for size in (100_000, 200_000))
+    assert large < .05 or large < 3 * small
+    assert seconds(find_secrets_all, ALL_HINTS, piece, 1_000_000) < 1
+
+def find_secrets_all(text): return list(find_secrets(text))
+
+@pytest.mark.parametrize('piece', ['x', 'aB1_', 'a,', '\u4e2d', '9', '{"a":', '((', 'QUJD+/'])
+@pytest.mark.parametrize('path', ['a.txt', 'a.py', 'a.json'])
+def test_cutting_a_megabyte_without_a_space(piece, path):
+    "It was 1.5 seconds and more: the tokenizer read all of what two pieces are kept of."
+    tokenizer = chunk_tokenizer()
+    def cut(text): assert len(cut_document(text, path, tokenizer)) < 20
+    cut('x ' * 100)
+    small, large = (seconds(cut, '', piece, size) for size in (250_000, 500_000))
+    assert large < .2 or large < 3 * small, f'{small:.2f} s, and {large:.2f} s for twice as much'
+    assert seconds(cut, '', piece, 1_000_000) < 1
+
+@pytest.mark.parametrize('piece', ['1', '1234567890123456789012 ', ' ', '-1', '[', '"a",', '12345678901234567890a'])
+def test_reading_a_megabyte_of_json(piece):
+    def read(text): load_json(b'["' + text.replace('"', "'").encode() + b'", 1]')
+    assert seconds(read, '', piece, 1_000_000) < .5
 
 def slow_stretch(text, spans, width):
     "The same choice, made the long way."
