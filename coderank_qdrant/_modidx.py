@@ -2114,6 +2114,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'coderank_qdrant.view.count_of': ('view.html#count_of', 'coderank_qdrant/view.py'),
                                       'coderank_qdrant.view.enter': ('view.html#enter', 'coderank_qdrant/view.py'),
                                       'coderank_qdrant.view.fold': ('view.html#fold', 'coderank_qdrant/view.py'),
+                                      'coderank_qdrant.view.forget_machine': ('view.html#forget_machine', 'coderank_qdrant/view.py'),
                                       'coderank_qdrant.view.guessed_phase': ('view.html#guessed_phase', 'coderank_qdrant/view.py'),
                                       'coderank_qdrant.view.higher': ('view.html#higher', 'coderank_qdrant/view.py'),
                                       'coderank_qdrant.view.on_batch': ('view.html#on_batch', 'coderank_qdrant/view.py'),

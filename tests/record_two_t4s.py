@@ -51,7 +51,7 @@ def record(folder):
 
 def about():
     "When, on what machine, by which command."
-    return dict(recorded=str(date.today()), machine=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, two made-up T4s',
+    return dict(recorded=str(date.today()), machine=f'two made-up T4s, {platform.system()} {platform.machine()}, {os.cpu_count()} cores',
                 command='python tests/record_two_t4s.py')
 
 def plain(event, folder):

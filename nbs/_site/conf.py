@@ -54,7 +54,8 @@ def describe(app, pagename, _templatename, context, doctree):
     about = quotes[0].astext().replace('\n', ' ') if quotes else settings['description']
     title = re.sub('<[^>]+>', '', context.get('title') or project)
     picture = context['pathto']('_static/social.png', 1)
-    tags = metatags(unescape(title), about, app.builder.get_target_uri(pagename), picture, site_address(settings['repository']))
+    page, address = app.builder.get_target_uri(pagename), site_address(settings['repository'])
+    tags = metatags(unescape(title), about, page, picture, address)
     context['metatags'] = context.get('metatags', '') + tags
 
 def put_dashboards(_app, _name, source):

@@ -33,8 +33,9 @@ def dashboard(events, name):
 
 def label(about, name):
     "What is seen, and that it is a recording."
-    return (f'The dashboard {SAYS[name]}. Recorded on {about["recorded"]} with <code>{about["command"]}</code> on {about["machine"]}: '
-            'memory is counted as on a T4, and a processor does the computing, so times and speeds are not those of a T4.')
+    return (f'The dashboard {SAYS[name]}. Recorded on {about["recorded"]} with <code>{about["command"]}</code> '
+            f'({about["machine"]}). Memory is counted as on a T4, and a processor does the computing, so times and '
+            'speeds are not those of a T4.')
 
 def with_dashboards(text):
     "A page with the pictures in the places of their marks."
@@ -42,6 +43,6 @@ def with_dashboards(text):
     sys.path.insert(0, str(ROOT))
     about, events = read_recording()
     def drawn(mark):
-        figure = f'<figure class="recorded">{dashboard(events, mark[1])}<figcaption>{label(about, mark[1])}</figcaption></figure>'
-        return f'````{{raw}} html\n{figure}\n````'
+        caption = f'<figcaption>{label(about, mark[1])}</figcaption>'
+        return f'````{{raw}} html\n<figure class="recorded">{dashboard(events, mark[1])}{caption}</figure>\n````'
     return MARK.sub(drawn, text)

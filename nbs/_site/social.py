@@ -39,7 +39,8 @@ def draw(places, folders):
         mine = [i for i,name in enumerate(folders) if name == folder]
         ax.scatter(*places[mine].T, s=46, color=colour, alpha=.85, linewidths=0)
     fig.text(.055, .68, 'coderank_qdrant', fontsize=40, weight='bold', color=INK)
-    fig.text(.055, .60, '\n'.join(textwrap.wrap(described(), 34, break_on_hyphens=False)), fontsize=22, color=PALE, va='top', linespacing=1.5)
+    lines = textwrap.wrap(described(), 34, break_on_hyphens=False)
+    fig.text(.055, .60, '\n'.join(lines), fontsize=22, color=PALE, va='top', linespacing=1.5)
     return fig
 
 if __name__ == '__main__': draw(*points()).savefig(FILE, facecolor=NIGHT, metadata=dict(Software=None))
