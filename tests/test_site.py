@@ -253,7 +253,7 @@ def axe_faults(page, looks):
         faults += [(width, scheme, *fault) for fault in found]
     return faults
 
-PAGES_OF_A_KIND = ['index', 'start/quickstart', 'guides/kaggle', 'kaggle', 'lookup/commands', 'reference', 'api/parallel', '42_dashboard', '34_batching']
+PAGES_OF_A_KIND = ['index', 'start/quickstart', 'guides/kaggle', 'kaggle', 'lookup/commands', 'reference', 'api/parallel', '42_dashboard', '34_batching', '65_hits']
 
 @needs_chromium
 @pytest.mark.parametrize('name', PAGES_OF_A_KIND)
@@ -264,11 +264,15 @@ def test_axe_finds_nothing_serious(site, chromium, name):
     page.close()
     assert not faults
 
+def part_of(site, p): return 'api' if p.parent.name == 'api' else 'book' if in_the_book(site, p) else 'rest'
+
 @needs_chromium
-def test_axe_finds_nothing_serious_on_any_page(site, chromium):
-    "Each page once, with the rules that a colour scheme or a size can change once more."
+@pytest.mark.parametrize('part', ['rest', pytest.param('book', marks=pytest.mark.slow), pytest.param('api', marks=pytest.mark.slow)])
+def test_axe_finds_nothing_serious_on_any_page(site, chromium, part):
+    "Each page once, and again with the rules that a colour scheme or a size can change. It takes 2 s of a processor each."
     page, faults = watched(chromium)
     for p in pages(site):
+        if part_of(site, p) != part: continue
         page.goto(p.as_uri())
         faults += [(p.relative_to(site).as_posix(), *fault) for fault in axe_faults(page, BRIEF)]
     page.close()
