@@ -8,7 +8,7 @@ from conftest import ROOT, axe_script
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))
 from api import KNOWN, target
-from conf import metatags, site_address
+from conf import link_source, metatags, settings, site_address
 from recorded import dashboard, label, read_recording
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -82,10 +82,13 @@ def test_every_page_has_a_description_an_icon_and_a_picture(site):
         assert picture.startswith('https://') or (p.parent/picture).resolve() == (site/'_static/social.png').resolve(), p.name
 
 def test_one_setting_has_the_address_of_the_source(site):
-    "Without it nothing of it is shown; with it previews get whole addresses."
-    from conf import settings
-    for p in pages(site):
-        assert bool(settings['repository']) == ('class="edit-this-page"' in p.read_text(encoding='utf-8')) or p.stem in ('search', 'genindex'), p.name
+    "Without it no link is shown; with it previews get whole addresses, and pages a link to their source if they have one."
+    linked = [p.name for p in pages(site) if 'class="edit-this-page"' in p.read_text(encoding='utf-8')]
+    assert bool(linked) == bool(settings['repository']), linked
+    for name,suffix,kept in ('start/install', '.md', '.md'), ('35_cache', '.ipynb', '.ipynb'), ('api/cache', '.md', ''), ('search', '', ''):
+        context = dict(page_source_suffix=suffix)
+        link_source(None, name, '', context, None)
+        assert context['page_source_suffix'] == kept, name
     address = site_address('https://github.com/Ann/coderank_qdrant')
     tags = metatags('A & B', 'about', 'start/install.html', '../_static/social.png', address)
     assert address == 'https://ann.github.io/coderank_qdrant/' and meta(tags, 'og:title') == 'A & B'

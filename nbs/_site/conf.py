@@ -58,6 +58,11 @@ def describe(app, pagename, _templatename, context, doctree):
     tags = metatags(unescape(title), about, page, picture, address)
     context['metatags'] = context.get('metatags', '') + tags
 
+def link_source(_app, pagename, _templatename, context, _doctree):
+    "A page that is made while the site is built has no source of its own to be shown or edited."
+    source = Path(__file__).resolve().parents[1]/f'{pagename}{context.get("page_source_suffix", "")}'
+    if not source.is_file(): context['page_source_suffix'] = ''
+
 def put_dashboards(_app, _name, source):
     "Pictures of recorded runs, in the places of their marks."
     source[0] = with_dashboards(source[0])
@@ -77,4 +82,5 @@ def setup(app):
     app.add_node(HideCodeCellNode, override=True, html=(open_fold, close_fold))
     app.connect('source-read', put_dashboards)
     app.connect('html-page-context', describe)
+    app.connect('html-page-context', link_source)
     app.connect('html-page-context', rank_captions, priority=900)  # after the theme has made the tree
