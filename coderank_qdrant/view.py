@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CURVE', 'PHASES', 'LINE', 'FOLDS', 'MESSAGES', 'SETTLED', 'COUNTERS', 'higher', 'thin', 'WorkerView', 'View',
-           'worker_of', 'enter', 'seconds_by_phase', 'guessed_phase', 'on_tick', 'add_memory', 'on_batch', 'on_start',
-           'on_plan', 'on_worker', 'on_oom', 'on_retry', 'on_quarantine', 'on_end', 'on_phase', 'on_download',
-           'add_facts', 'on_sample', 'add_message', 'fold', 'view_of', 'SoFar', 'so_far', 'count_of', 'steps',
-           'tokens_at', 'rates', 'speed_now', 'shown_stretch']
+           'worker_of', 'enter', 'seconds_by_phase', 'guessed_phase', 'on_tick', 'forget_machine', 'add_memory',
+           'on_batch', 'on_start', 'on_plan', 'on_worker', 'on_oom', 'on_retry', 'on_quarantine', 'on_end', 'on_phase',
+           'on_download', 'add_facts', 'on_sample', 'add_message', 'fold', 'view_of', 'SoFar', 'so_far', 'count_of',
+           'steps', 'tokens_at', 'rates', 'speed_now', 'shown_stretch']
 
 # %% ../nbs/40_view.ipynb #2dc4564b
 from collections import Counter
@@ -141,10 +141,16 @@ def on_tick(view:View, event:Event):
     view.counters.update(event.get('counters') or {})
 
 # %% ../nbs/40_view.ipynb #d84bf2a9
+def forget_machine(worker:WorkerView):
+    "Leave out what the machine said of memory so far, which counts the driver's and other people's."
+    worker.peak = None
+    worker.curve = [(time, tokens, None) for time,tokens,_ in worker.curve]
+
 def add_memory(worker:WorkerView, event:Event):
     "Take over what a batch says of memory; a process on a CPU says what it holds."
     held = event.get('rss')
     memory = event.get('memory') or dict(used=held, peak=held)
+    if memory.get('reserved') and not worker.reserved: forget_machine(worker)
     worker.used = memory.get('used') or worker.used
     worker.reserved = memory.get('reserved') or worker.reserved
     worker.total = memory.get('total') or worker.total

@@ -5,7 +5,7 @@ from conftest import ROOT
 from coderank_qdrant.search import search
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))
-from quickstart import BLOCK, MOVING, PAGE, environment, run, steps
+from quickstart import BLOCK, MOVING, PAGE, environment, run, run_python, steps
 from sample import FILES, make_folder
 
 QUESTIONS = {'How do refunds get paid?': 'docs/refunds.md',
@@ -14,10 +14,24 @@ QUESTIONS = {'How do refunds get paid?': 'docs/refunds.md',
 
 def plain(text): return re.sub(r'[\d.,:]+', 'N', text)
 
-def python_blocks():
+def python_blocks(every=False):
     "The Python on the pages that are no chapters; it stands on what the Quickstart made. Some needs what is optional."
     found = [block for page in sorted((ROOT/'nbs').glob('[a-z]*/*.md')) for block in re.findall(r'```python\n(.*?)```', page.read_text(encoding='utf-8'), re.S)]
-    return found if importlib.util.find_spec('langchain_core') else [block for block in found if 'langchain' not in block]
+    return found if every or importlib.util.find_spec('langchain_core') else [block for block in found if 'langchain' not in block]
+
+def first_page():
+    "The Markdown that the cells of the first page made."
+    cells = json.loads((ROOT/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells']
+    return '\n'.join(''.join(output['data']['text/markdown']) for cell in cells for output in cell.get('outputs', []) if 'text/markdown' in output.get('data', {}))
+
+def ten_lines(): return BLOCK.search(first_page())[1]
+
+def test_ten_lines_of_the_first_page_run_as_they_stand(tmp_path):
+    "In a folder with nothing in it, and they print what the page says they do; packages of other versions have other texts."
+    printed, shown = [text.splitlines() for text in (run_python(ten_lines(), tmp_path), BLOCK.search(first_page())[2])]
+    assert len(ten_lines().splitlines()) == 10 and plain(printed[0]) == plain(shown[0]) and len(printed) == len(shown) == 5
+    assert eval(printed[1])['found'] == eval(printed[1])['embedded'] > 50 and 'huggingface-hub' in printed[2]
+    assert {path.name for path in tmp_path.iterdir()} - {'block.py', 'cache'} == {'try'}
 
 def test_the_four_commands_lead_to_the_right_files(tmp_path, monkeypatch, capsys):
     assert len(FILES) == 20

@@ -1,5 +1,6 @@
 "The site and the demo page, as files and in a browser: everything is there, and nothing asks the network."
-import importlib, inspect, re, shutil, subprocess, sys
+import importlib, inspect, json, re, shutil, subprocess, sys
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 import pytest
@@ -7,6 +8,8 @@ from conftest import ROOT, axe_script
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))
 from api import KNOWN, target
+from conf import link_source, metatags, settings, site_address
+from recorded import dashboard, label, read_recording
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason='no Chromium on this machine: pages were checked as files only')
@@ -66,11 +69,57 @@ def test_every_link_leads_somewhere(site):
             if not fine: dead.append(f'{page.relative_to(site.resolve())}: {link}')
     assert not dead and checked > 1000, dead
 
-def test_every_page_has_a_description_and_an_icon(site):
+def meta(html, name):
+    "What a page says of itself under a name."
+    return unescape(re.search(rf'<meta (?:name|property)="{name}" content="([^"]*)"', html)[1])
+
+def test_every_page_has_a_description_an_icon_and_a_picture(site):
     for p in pages(site):
-        if p.stem in ('search', 'genindex'): continue
         html = p.read_text(encoding='utf-8')
-        assert re.search(r'<meta name="description" content="[^"]{15,}"', html) and 'favicon.svg' in html, p.name
+        assert len(meta(html, 'description')) > 15 and meta(html, 'og:description') == meta(html, 'description'), p.name
+        assert meta(html, 'og:title') and 'favicon.svg' in html, p.name
+        picture = meta(html, 'og:image')
+        assert picture.startswith('https://') or (p.parent/picture).resolve() == (site/'_static/social.png').resolve(), p.name
+
+def test_one_setting_has_the_address_of_the_source(site):
+    "Without it no link is shown; with it previews get whole addresses, and pages a link to their source if they have one."
+    linked = [p.name for p in pages(site) if 'class="edit-this-page"' in p.read_text(encoding='utf-8')]
+    assert bool(linked) == bool(settings['repository']), linked
+    for name,suffix,kept in ('start/install', '.md', '.md'), ('35_cache', '.ipynb', '.ipynb'), ('api/cache', '.md', ''), ('search', '', ''):
+        context = dict(page_source_suffix=suffix)
+        link_source(None, name, '', context, None)
+        assert context['page_source_suffix'] == kept, name
+    address = site_address('https://github.com/Ann/coderank_qdrant')
+    tags = metatags('A & B', 'about', 'start/install.html', '../_static/social.png', address)
+    assert address == 'https://ann.github.io/coderank_qdrant/' and meta(tags, 'og:title') == 'A & B'
+    assert (meta(tags, 'og:image'), meta(tags, 'og:url')) == (f'{address}_static/social.png', f'{address}start/install.html')
+    assert site_address('') == '' and 'og:url' not in metatags('A', 'about', 'a.html', '_static/social.png', '')
+
+def words_of(html): return ' '.join(unescape(re.sub('<[^>]+>', '', html)).split())
+
+def test_the_kaggle_guide_shows_the_recorded_run(site):
+    html, (about, events) = (site/'guides/kaggle.html').read_text(encoding='utf-8'), read_recording()
+    assert len({event.worker for event in events if event.name == 'batch'}) == 2
+    for name in 'half', 'end':
+        assert dashboard(events, name) in html and words_of(label(about, name)) in words_of(html), name
+    assert '<!-- recorded' not in html and 'Done after' in html and 'not those of a T4' in html
+
+def blocks(html):
+    "(language, text) of each block of code that is no cell of a notebook."
+    found = re.finditer(r'(<div class="cell_[^>]*>\s*)?<div class="highlight-(\w+) notranslate"><div class="highlight"><pre>(.*?)</pre>', html, re.S)
+    return [(block[2], unescape(re.sub('<[^>]+>', '', block[3]))) for block in found if not block[1]]
+
+def in_the_book(site, p): return p.parent == site and (p.stem[:2].isdigit() or p.stem == 'walks')
+
+def test_every_block_of_code_outside_of_the_book_runs_or_is_for_a_shell(site):
+    "Python is run by tests/test_quickstart.py, cells while their notebook is; what prints and what is printed is text."
+    from test_quickstart import python_blocks, ten_lines
+    runs = {block.strip() for block in [*python_blocks(every=True), ten_lines()]}
+    found = [(p, *block) for p in pages(site) if p.parent.name != 'api' and not in_the_book(site, p) for block in blocks(p.read_text(encoding='utf-8'))]
+    assert {kind for _,kind,_ in found} <= {'sh', 'text', 'json', 'python', 'ipython3'} and len(found) > 50
+    assert not [(p.name, text) for p,kind,text in found if kind == 'python' and text.strip() not in runs]
+    for _,kind,text in found:
+        if kind == 'json': json.loads(text)
 
 def test_lists_for_programs(site):
     text, full = [(site/name).read_text(encoding='utf-8') for name in ('llms.txt', 'llms-full.txt')]
@@ -153,42 +202,82 @@ def watched(chromium, **kwargs):
     page.on('request', lambda request: None if request.url.startswith(('file:', 'data:')) else faults.append(request.url))
     return page, faults
 
-CLIPPED = "[...document.querySelectorAll('article pre')].filter(pre => pre.scrollWidth > pre.clientWidth).map(pre => pre.textContent.slice(0, 60))"
+CLIPPED = """[...document.querySelectorAll('article pre')].filter(pre => pre.offsetParent)
+    .map(pre => [pre.scrollWidth > pre.clientWidth, pre.textContent.slice(0, 60)])"""
 
 @needs_chromium
 def test_no_page_scrolls_sideways_on_a_phone_clips_code_on_a_desk_or_has_an_error(site, chromium):
-    "Code may be wider than its box in the book, where it keeps its lines; no other page clips any."
+    "Code may be wider than its box in the book, where it keeps its lines, but seldom; no other page clips any."
     phone, desk = dict(width=390, height=800), dict(width=1300, height=900)
-    page, faults = watched(chromium, viewport=phone)
+    (page, faults), book = watched(chromium, viewport=phone), []
     for p in pages(site):
         page.goto(p.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
         if page.evaluate('document.documentElement.scrollWidth') > 390: faults.append(f'{p.name} scrolls sideways')
-        if p.parent == site and p.stem not in ('index', 'reference', 'kaggle', 'integrations'): continue
         if p.parent.name != 'api': page.set_viewport_size(desk) # signatures fit on a phone, too
-        faults += [f'{p.name} clips {code}' for code in page.evaluate(CLIPPED)]
+        found = page.evaluate(CLIPPED)
+        if in_the_book(site, p): book += found
+        else: faults += [f'{p.name} clips {code}' for clipped,code in found if clipped]
         if p.parent.name != 'api': page.set_viewport_size(phone)
     page.close()
     assert not faults
+    assert len(book) > 1000 and sum(clipped for clipped,_ in book) < .05*len(book)
 
-PAGES_OF_A_KIND = ['index', 'start/install', 'start/quickstart', 'guides/sync', 'lookup/commands', 'reference', 'api/parallel', '42_dashboard', '34_batching']
+@needs_chromium
+def test_the_workers_of_a_dashboard_fit_on_a_phone(site, chromium):
+    page, faults = watched(chromium, viewport=dict(width=390, height=800))
+    page.goto((site/'guides/kaggle.html').as_uri())
+    cells = page.evaluate("[...document.querySelectorAll('figure.recorded td')].map(td => [td.scrollWidth > td.clientWidth, td.clientWidth])")
+    bars = page.evaluate("[...document.querySelectorAll('figure.recorded td > div:first-child:empty, figure.recorded td:nth-child(2) > div:first-child')].map(bar => bar.clientWidth)")
+    page.close()
+    assert not faults and len(cells) >= 24 and not any(too_wide for too_wide,_ in cells) and min(bars) >= 200, (cells, bars)
+
+STILL = '*, *::before, *::after {transition: none !important; animation: none !important}'  # colours as they end up
+SEEN = 'new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))'  # the page has its new size and colours
+ALL = '{}'
+COLOURS_ALONE = "{runOnly: {type: 'rule', values: ['color-contrast', 'link-in-text-block']}}"
+NO_COLOURS = "{rules: {'color-contrast': {enabled: false}, 'link-in-text-block': {enabled: false}}}"
+FULL = [(width, scheme, ALL) for width in (1300, 390) for scheme in ('light', 'dark')]
+BRIEF = [(1300, 'light', ALL), (1300, 'dark', COLOURS_ALONE), (390, 'light', NO_COLOURS)]  # what a size or a scheme can change
+AXE = """rules => axe.run(document, {resultTypes: ['violations'], preload: false, selectors: false, ...rules}).then(found => [found.passes.length,
+    found.violations.filter(fault => ['critical', 'serious'].includes(fault.impact)).flatMap(fault => fault.nodes.map(node => [fault.id, node.html.slice(0, 150)]))])"""
+
+def axe_faults(page, looks):
+    "What axe finds on the page, in each of some looks: (width, colour scheme, which rules)."
+    faults = []
+    page.add_style_tag(content=STILL)
+    page.evaluate(axe_script())
+    for width,scheme,rules in looks:
+        page.set_viewport_size(dict(width=width, height=900))
+        page.emulate_media(color_scheme=scheme, reduced_motion='reduce')
+        page.evaluate(SEEN)
+        passes, found = page.evaluate(f'({AXE})({rules})')
+        assert passes > 0
+        faults += [(width, scheme, *fault) for fault in found]
+    return faults
+
+PAGES_OF_A_KIND = ['index', 'start/quickstart', 'guides/kaggle', 'kaggle', 'lookup/commands', 'reference', 'api/parallel', '42_dashboard', '34_batching', '65_hits']
 
 @needs_chromium
 @pytest.mark.parametrize('name', PAGES_OF_A_KIND)
 def test_axe_finds_nothing_serious(site, chromium, name):
     page, faults = watched(chromium)
     page.goto((site/f'{name}.html').as_uri())
-    page.add_style_tag(content='*, *::before, *::after {transition: none !important; animation: none !important}')  # colours as they end up
-    page.evaluate(axe_script())
-    for width in 1300, 390:
-        page.set_viewport_size(dict(width=width, height=900))
-        for scheme in 'light', 'dark':
-            page.emulate_media(color_scheme=scheme, reduced_motion='reduce')
-            page.evaluate('new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))')  # the page has seen its new size
-            found = page.evaluate("axe.run(document, {resultTypes: ['violations'], preload: false})")
-            assert len(found['passes']) > 10
-            faults += [(width, scheme, fault['id'], node['html'][:100]) for fault in found['violations'] if fault['impact'] in ('critical', 'serious')
-                       for node in fault['nodes']]
+    faults += axe_faults(page, FULL)
+    page.close()
+    assert not faults
+
+def part_of(site, p): return 'api' if p.parent.name == 'api' else 'book' if in_the_book(site, p) else 'rest'
+
+@needs_chromium
+@pytest.mark.parametrize('part', ['rest', pytest.param('book', marks=pytest.mark.slow), pytest.param('api', marks=pytest.mark.slow)])
+def test_axe_finds_nothing_serious_on_any_page(site, chromium, part):
+    "Each page once, and again with the rules that a colour scheme or a size can change. It takes 2 s of a processor each."
+    page, faults = watched(chromium)
+    for p in pages(site):
+        if part_of(site, p) != part: continue
+        page.goto(p.as_uri())
+        faults += [(p.relative_to(site).as_posix(), *fault) for fault in axe_faults(page, BRIEF)]
     page.close()
     assert not faults
 
@@ -212,6 +301,22 @@ def test_site_search_finds(site, chromium, asked, answers):
     found = page.evaluate("[...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'))")
     page.close()
     assert not faults and any(re.match(rf'(?:\./)?({answers})\.html', link) for link in found[:10]), found[:10]
+
+@needs_chromium
+def test_site_search_finds_every_public_name(site, chromium):
+    "Asked as the search box asks, all on one page; the module's page or its chapter is among the first twenty, even for a word like FILES."
+    page, faults = watched(chromium)
+    page.goto((site/'search.html').as_uri())
+    names = [(module, name) for module,listed in KNOWN.items() for name in listed]
+    page.wait_for_function('Search.hasIndex()')
+    found = page.evaluate("""names => names.map(name => {
+        const [query, terms, excluded, highlight, objects] = Search._parseQuery(name);
+        return Search._performSearch(query, terms, excluded, highlight, objects).map(hit => hit[0]).reverse();
+    })""", [name for _,name in names])
+    page.close()
+    lost = [(module, name, hits[:10]) for (module,name),hits in zip(names, found, strict=True)
+            if not any(hit == f'api/{module}' or hit.partition('_')[2] == module for hit in hits[:20])]
+    assert not faults and len(names) > 500 and not lost, lost
 
 @needs_chromium
 def test_commands_have_copy_buttons(site, chromium):
