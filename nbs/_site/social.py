@@ -21,7 +21,7 @@ def points():
     import numpy as np
     from coderank_qdrant.all import demo_corpus, embed_corpus
     with tempfile.TemporaryDirectory() as folder:
-        run = embed_corpus(demo_corpus(folder, limit=40), Path(folder)/'run', profile='offline')
+        run = embed_corpus(demo_corpus(folder, limit=60), Path(folder)/'run', profile='offline')
         found = [(chunk.metadata['source_subdir'], vectors.mean(0)) for chunk,_,vectors in run.records()]
     centred = np.array([vector for _,vector in found])
     centred -= centred.mean(0)
@@ -39,7 +39,7 @@ def draw(places, folders):
         mine = [i for i,name in enumerate(folders) if name == folder]
         ax.scatter(*places[mine].T, s=46, color=colour, alpha=.85, linewidths=0)
     fig.text(.055, .68, 'coderank_qdrant', fontsize=40, weight='bold', color=INK)
-    lines = textwrap.wrap(described(), 34, break_on_hyphens=False)
+    lines = textwrap.wrap(described(), 36)
     fig.text(.055, .60, '\n'.join(lines), fontsize=22, color=PALE, va='top', linespacing=1.5)
     return fig
 
