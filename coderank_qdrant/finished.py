@@ -110,12 +110,13 @@ def survey_run(summary:dict, # Of the run
     for model in models.values(): model['windows'] = False
     count = 0
     for count,line in enumerate(read_lines(jsonl), 1):
-        name = line['metadata'].get('model')
+        name = str(line['metadata'].get('model')) # anything can stand there
         numbers = len(line['embedding'])
         if name not in models or models[name]['dimension'] != numbers:
             raise InputError(f'{jsonl}, line {count} has {numbers} numbers of {name}; '
                              'the summary speaks of other vectors. Run coderank_embed again.')
-        if cached and line['metadata'].get('windows', 1) > 1: models[name]['windows'] = True
+        windows = line['metadata'].get('windows', 1)
+        if cached and isinstance(windows, int) and windows > 1: models[name]['windows'] = True
     expected = summary['total_embeddings']
     if count == expected: return models
     raise InputError(f'{jsonl} has {count} lines, its summary says {expected}. Run coderank_embed again.')
