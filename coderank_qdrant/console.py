@@ -25,7 +25,8 @@ def progress_line(done:int, # Chunks that have their vector, those from the cach
     percentage = 100 * done / max(total, 1)
     rate = new / max(seconds, 1e-9)
     minutes_left = (all_tokens - tokens) * seconds / max(tokens, 1) / 60
-    return f'{done}/{total} chunks ({percentage:.1f}%) \u00b7 {rate:.1f} chunks/s \u00b7 ETA {minutes_left:.1f} min'
+    left = 'unknown' if all_tokens and not tokens else f'{minutes_left:.1f} min'  # before the first batch is back
+    return f'{done}/{total} chunks ({percentage:.1f}%) \u00b7 {rate:.1f} chunks/s \u00b7 ETA {left}'
 
 # %% ../nbs/41_console.ipynb #274eca2e
 def download_line(event:Event # A 'download' event

@@ -108,16 +108,17 @@ def survey_run(summary:dict, # Of the run
                cached:bool=True # Is the cache there too?
               )->dict: # model's short name: what a collection has to know about its vectors; raises `InputError`
     "Check a run's files against each other, and see what a collection needs."
-    models = {model['name']: {key: model[key] for key in ABOUT_MODEL} for model in summary['models']}
+    models = {str(model['name']): {key: model[key] for key in ABOUT_MODEL} for model in summary['models']}
     for model in models.values(): model['windows'] = False
     count = 0
     for count,line in enumerate(read_lines(jsonl), 1):
-        name = line['metadata'].get('model')
+        name = str(line['metadata'].get('model')) # anything can stand there
         numbers = len(line['embedding'])
         if name not in models or models[name]['dimension'] != numbers:
             raise InputError(f'{jsonl}, line {count} has {numbers} numbers of {name}; '
                              'the summary speaks of other vectors. Run coderank_embed again.')
-        if cached and line['metadata'].get('windows', 1) > 1: models[name]['windows'] = True
+        windows = line['metadata'].get('windows', 1)
+        if cached and isinstance(windows, int) and windows > 1: models[name]['windows'] = True
     expected = summary['total_embeddings']
     if count == expected: return models
     raise InputError(f'{jsonl} has {count} lines, its summary says {expected}. Run coderank_embed again.')
@@ -127,7 +128,8 @@ def check_whole(summary:dict, # Of the run
                 jsonl # Its JSONL
                ): # Raises `InputError`
     "See that the JSONL is as the run wrote it."
-    wanted = summary.get('outputs', {}).get(jsonl.name)
+    outputs = summary.get('outputs', {})
+    wanted = outputs.get(jsonl.name) if isinstance(outputs, dict) else outputs
     if not wanted or file_facts(jsonl) == wanted: return
     raise InputError(f'{jsonl} is not as the run wrote it: its hash is not the one in the summary. '
                      'Run coderank_embed again; it writes the file anew.')
