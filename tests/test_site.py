@@ -85,7 +85,7 @@ def test_one_setting_has_the_address_of_the_source(site):
     "Without it no link is shown; with it previews get whole addresses, and pages a link to their source if they have one."
     linked = [p.name for p in pages(site) if 'class="edit-this-page"' in p.read_text(encoding='utf-8')]
     assert bool(linked) == bool(settings['repository']), linked
-    for name,suffix,kept in ('start/install', '.md', '.md'), ('35_cache', '.ipynb', '.ipynb'), ('api/cache', '.md', ''), ('search', '', ''):
+    for name,suffix,kept in ('start/install', '.md', '.md'), ('36_cache', '.ipynb', '.ipynb'), ('api/cache', '.md', ''), ('search', '', ''):
         context = dict(page_source_suffix=suffix)
         link_source(None, name, '', context, None)
         assert context['page_source_suffix'] == kept, name
@@ -159,7 +159,7 @@ def test_source_is_folded_and_signatures_and_lessons_are_not(site):
     assert '<summary>Source: OUTPUTS, _has_cache, why_other</summary>' in html and 'id="files-why-other"' in html
     assert 'return \'an output of coderank_embed\'' in words and 'return \'an output of coderank_embed\'' not in left
     assert 'def why_other(file:Path # Any file' in left and "test_eq(path_text(Path('docs')" in left and 'docs/intro.md' in left
-    assert '<summary>Code of 36 lines</summary>' in (site/'48_parallel.html').read_text(encoding='utf-8')
+    assert '<summary>Code of 36 lines</summary>' in (site/'50_parallel.html').read_text(encoding='utf-8')
 
 def test_no_chapter_shows_the_body_of_a_function_of_the_package_unasked(site):
     "Every exported cell is folded, unless it is nothing but what its signature says."
@@ -256,7 +256,7 @@ def axe_faults(page, looks):
         faults += [(width, scheme, *fault) for fault in found]
     return faults
 
-PAGES_OF_A_KIND = ['index', 'start/quickstart', 'guides/kaggle', 'kaggle', 'lookup/commands', 'reference', 'api/parallel', '42_dashboard', '34_batching', '65_hits']
+PAGES_OF_A_KIND = ['index', 'start/quickstart', 'guides/kaggle', 'kaggle', 'lookup/commands', 'reference', 'api/parallel', '43_dashboard', '34_batching', '67_hits']
 
 @needs_chromium
 @pytest.mark.parametrize('name', PAGES_OF_A_KIND)
@@ -292,7 +292,7 @@ def test_folded_source_opens_without_javascript(site, chromium):
     page.close()
 
 @needs_chromium
-@pytest.mark.parametrize('asked,answers', [('embed_corpus', '53_pipeline|api/pipeline|index'), ('out of memory', 'lookup/messages'), ('resume', 'guides/resume'),
+@pytest.mark.parametrize('asked,answers', [('embed_corpus', '55_pipeline|api/pipeline|index'), ('out of memory', 'lookup/messages'), ('resume', 'guides/resume'),
                                            ('internet is off', 'lookup/messages'), ('coderank_chunk', 'lookup/commands'), ('phone verification', 'guides/kaggle')])
 def test_site_search_finds(site, chromium, asked, answers):
     page, faults = watched(chromium)
