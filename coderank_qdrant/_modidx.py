@@ -344,7 +344,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'coderank_qdrant.corpus.read_corpus': ('corpus.html#read_corpus', 'coderank_qdrant/corpus.py'),
                                         'coderank_qdrant.corpus.repeated': ('corpus.html#repeated', 'coderank_qdrant/corpus.py'),
                                         'coderank_qdrant.corpus.routed': ('corpus.html#routed', 'coderank_qdrant/corpus.py'),
-                                        'coderank_qdrant.corpus.secret_words': ('corpus.html#secret_words', 'coderank_qdrant/corpus.py'),
+                                        'coderank_qdrant.corpus.secret_note': ('corpus.html#secret_note', 'coderank_qdrant/corpus.py'),
                                         'coderank_qdrant.corpus.sharing': ('corpus.html#sharing', 'coderank_qdrant/corpus.py'),
                                         'coderank_qdrant.corpus.subdir_table': ('corpus.html#subdir_table', 'coderank_qdrant/corpus.py'),
                                         'coderank_qdrant.corpus.usable_corpus': ('corpus.html#usable_corpus', 'coderank_qdrant/corpus.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FACT', 'HELD', 'A_CHUNK', 'id_of', 'sharing', 'repeated', 'find_marks', 'mark_problems', 'with_id', 'fact_of',
            'entries_of', 'Chunks', 'number_subdirs', 'as_chunks', 'routed', 'Changed', 'changed', 'Tree', 'Corpus',
-           'subdir_table', 'file_words', 'fault_words', 'secret_words', 'input_words', 'problem_table', 'guess_words',
+           'subdir_table', 'file_words', 'fault_words', 'secret_note', 'input_words', 'problem_table', 'guess_words',
            'Survey', 'mark_shared', 'read_corpus', 'usable_corpus']
 
 # %% ../nbs/16_corpus.ipynb #9189b5f7
@@ -314,7 +314,7 @@ def fault_words(corpus)->str: # '' where nothing is wrong
     first = corpus.faults[0]
     return f'{"; ".join(words)}. The first: {first.path}: {first.detail}.'
 
-def secret_words(corpus)->str: # '' where there are none
+def secret_note(corpus)->str: # '' where there are none
     "In which chunks keys or passwords seem to stand; these are embedded like all others."
     rows = [row for row in corpus.secrets if row < len(corpus.chunks)]
     if not rows: return ''
@@ -325,7 +325,7 @@ def secret_words(corpus)->str: # '' where there are none
 
 def input_words(corpus)->str: # '' where there is nothing to say
     "What to know of a corpus before it is embedded."
-    return ' '.join(filter(None, [fault_words(corpus), secret_words(corpus)]))
+    return ' '.join(filter(None, [fault_words(corpus), secret_note(corpus)]))
 
 # %% ../nbs/16_corpus.ipynb #75dd4943
 def problem_table(corpus:Corpus, # Any corpus

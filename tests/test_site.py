@@ -8,7 +8,7 @@ from conftest import ROOT, axe_script
 
 sys.path.insert(0, str(ROOT/'nbs/_site'))
 from api import KNOWN, target
-from conf import link_source, metatags, settings, site_address
+from conf import link_source, metatags, settings, site_address, theme_options
 from recorded import dashboard, label, read_recording
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -85,6 +85,7 @@ def test_one_setting_has_the_address_of_the_source(site):
     "Without it no link is shown; with it previews get whole addresses, and pages a link to their source if they have one."
     linked = [p.name for p in pages(site) if 'class="edit-this-page"' in p.read_text(encoding='utf-8')]
     assert bool(linked) == bool(settings['repository']), linked
+    assert theme_options('') == {} and theme_options('https://github.com/Ann/b')['footer_icons'][0]['url'] == 'https://github.com/Ann/b/issues/new/choose'
     for name,suffix,kept in ('start/install', '.md', '.md'), ('36_cache', '.ipynb', '.ipynb'), ('api/cache', '.md', ''), ('search', '', ''):
         context = dict(page_source_suffix=suffix)
         link_source(None, name, '', context, None)

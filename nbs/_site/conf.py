@@ -30,8 +30,14 @@ myst_enable_extensions = ['colon_fence']
 myst_heading_anchors = 4
 suppress_warnings = ['misc.highlighting_failure']
 copybutton_selector = 'div.cell_input pre, div.highlight-sh pre, div.highlight-python pre, div.highlight-json pre'
-if settings['repository']:  # without an address there are no links to sources
-    html_theme_options = dict(source_repository=settings['repository'], source_branch='main', source_directory='nbs/')
+
+def theme_options(repository):
+    "Links to sources and to a form for problems; without an address there are none."
+    if not repository: return {}
+    report = dict(name='Report a problem', url=f'{repository.removesuffix("/")}/issues/new/choose', html='Report a problem')
+    return dict(source_repository=repository, source_branch='main', source_directory='nbs/', footer_icons=[{**report, 'class': ''}])
+
+html_theme_options = theme_options(settings['repository'])
 
 def site_address(repository):
     "Where GitHub shows the site of a repository, or '' where there is none."
