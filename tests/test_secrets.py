@@ -6,7 +6,7 @@ from conftest import summary_of, write_file
 from coderank_qdrant.chunking import coderank_chunk
 from coderank_qdrant.command import run_command
 from coderank_qdrant.content import SECRET_FORMS, find_secrets
-from coderank_qdrant.corpus import read_corpus, secret_words
+from coderank_qdrant.corpus import read_corpus, secret_note
 from coderank_qdrant.pipeline import coderank_embed
 
 WORDS, HEX = string.ascii_letters + string.digits, '0123456789abcdef'
@@ -94,7 +94,7 @@ def test_a_tree_of_others_is_embedded_with_a_warning(secrets, tiny, tmp_path, ca
     write_file(tmp_path/'c', 'docs/a_chunks.json', plain[:3] + [f'key: {value}' for value in secrets.values()] + plain[3:], 'a.md')
     corpus = read_corpus(tmp_path/'c')
     assert list(corpus.secrets) == list(range(3, 3 + len(secrets))) and corpus.problems == [] and len(corpus.chunks) == 6 + len(secrets)
-    said = secret_words(corpus)
+    said = secret_note(corpus)
     assert said == (f'Keys or passwords seem to stand in {len(secrets)} chunks, embedded as they are: c:docs:a.md:chunk:3 (AWS access key), '
                     f'c:docs:a.md:chunk:4 (GitHub token), c:docs:a.md:chunk:5 (Stripe key) and {len(secrets) - 3} more.')
     assert run_command(coderank_embed.__wrapped__, [str(tmp_path/'c'), '--out', str(tmp_path/'out'), '--profile', str(tiny), '--devices', 'cpu', '--strict', '--limit', '4']) == 0

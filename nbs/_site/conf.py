@@ -34,8 +34,9 @@ copybutton_selector = 'div.cell_input pre, div.highlight-sh pre, div.highlight-p
 def theme_options(repository):
     "Links to sources and to a form for problems; without an address there are none."
     if not repository: return {}
-    report = dict(name='Report a problem', url=f'{repository.removesuffix("/")}/issues/new/choose', html='Report a problem')
-    return dict(source_repository=repository, source_branch='main', source_directory='nbs/', footer_icons=[{**report, 'class': ''}])
+    form, words = f'{repository.removesuffix("/")}/issues/new/choose', 'Report a problem'
+    return dict(source_repository=repository, source_branch='main', source_directory='nbs/',
+                footer_icons=[{'name': words, 'url': form, 'html': words, 'class': ''}])
 
 html_theme_options = theme_options(settings['repository'])
 
