@@ -68,7 +68,9 @@ def start_ray(ray, # The module
     "Join a cluster, or start one of this machine alone, without a word on the console."
     options: dict = dict(runtime_env=job_environment(os.path.join(folder, 'empty')), log_to_driver=False,
                          logging_level='ERROR', configure_logging=False)
-    if address is None: options |= dict(num_cpus=cpus, include_dashboard=False, _temp_dir=folder)
+    if address is None:
+        options |= dict(num_cpus=cpus, include_dashboard=False, _temp_dir=folder)
+        os.environ.setdefault('RAY_gcs_server_port_wait_time_s', '120')  # a busy machine takes more than its 30
     os.makedirs(os.path.join(folder, 'empty'), exist_ok=True)
     try:
         with redirect_stderr(StringIO()): ray.init(address=address or 'local', **options)
