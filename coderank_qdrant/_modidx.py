@@ -128,6 +128,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'coderank_qdrant.cluster.job_environment': ( 'cluster.html#job_environment',
                                                                                       'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.look_around': ('cluster.html#look_around', 'coderank_qdrant/cluster.py'),
+                                         'coderank_qdrant.cluster.own_token': ('cluster.html#own_token', 'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.ray_library': ('cluster.html#ray_library', 'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.ray_session': ('cluster.html#ray_session', 'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.start_ray': ('cluster.html#start_ray', 'coderank_qdrant/cluster.py')},

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np, psutil, pytest
 from conftest import alive, all_gone, free_port, read_jsonl, run_cli, start_cli, summary_of, write_file
 from coderank_qdrant.command import InputError
-from coderank_qdrant.cluster import TOKEN
 from coderank_qdrant.distributed import crew
 from coderank_qdrant.fingerprint import fingerprint
 from coderank_qdrant.pipeline import embed_corpus
@@ -58,13 +57,13 @@ def test_an_address_where_something_else_answers(subset, tmp_path):
 def test_two_actors_give_what_one_process_gives(tiny, subset, undisturbed, tmp_path):
     "From a folder with a module that must not be imported; nothing of Ray is left behind."
     (tmp_path/'transformers.py').write_text(f'open({str(tmp_path/"planted")!r}, "w")\n')
-    before, token = left_of_ray(), (Path.home()/TOKEN).exists()
+    before, token = left_of_ray(), (Path.home()/".ray/auth_token").exists()
     p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *RAY, cwd=tmp_path, env={**os.environ, 'PYTHONSAFEPATH': '1'})
     assert p.returncode == 0, p.stderr
     assert_same(tmp_path/'out', undisturbed)
     pids = {e['pid'] for e in events(tmp_path/'out', 'batch')}
     assert len(pids) == 2 and all_gone(pids) and 'ray' not in p.stderr.lower().replace(str(tmp_path).lower(), '')
-    assert not (tmp_path/'planted').exists() and left_of_ray() == before and (Path.home()/TOKEN).exists() == token
+    assert not (tmp_path/'planted').exists() and left_of_ray() == before and (Path.home()/".ray/auth_token").exists() == token
 
 def test_a_text_that_kills_its_process_is_put_aside_alone(faulty, tiny, tmp_path):
     from coderank_qdrant.models import load_tokenizer
