@@ -114,7 +114,7 @@ def test_a_worker_that_hangs_is_replaced(tiny):
         team_ready(team)
         hung, rows, done, said = team[0].proc.pid, [np.arange(1000, 1020)] * 60, [], []
         for kind,f in run_jobs(team, [Job([i]) for i in range(60)], lambda ns: [rows[i] for i in ns], [20] * 60, patience=2):
-            if kind == 'done': done += f['numbers']
+            if kind == 'done': done.extend(f['numbers'])
             if len(done) == 5: os.kill(hung, signal.SIGSTOP)
             if kind == 'worker': said.append(f['text'])
         assert sorted(done) == list(range(60)) and 'no answer for' in said[0] and not alive(hung)
