@@ -28,7 +28,7 @@ def test_metadata_agrees():
 def test_installed_metadata_is_that_of_settings():
     from importlib.metadata import metadata, entry_points
     m = metadata('coderank_qdrant')
-    assert (m['Version'], m['Summary'], m['License-Expression'] or m['License']) == (CFG['version'], CFG['description'], CFG['license'])
+    assert (m['Version'], m['Summary'], m.get('License-Expression') or m.get('License')) == (CFG['version'], CFG['description'], CFG['license'])
     mine = {e.name: e.value for e in entry_points(group='console_scripts') if e.value.startswith('coderank_qdrant') or e.name == 'nbdev_test'}
     assert mine == dict(s.split('=') for s in CFG['console_scripts'].split())
 
