@@ -193,10 +193,11 @@ def numbers_of(cache:VectorCache, # The cache
               )->bytes: # float32 numbers; none where the shard cannot be read
     "The numbers of a vector, wherever they are."
     if isinstance(kept, bytes): return kept
+    if not isinstance(kept, int): return b''
     shard, row = divmod(kept, 2**32)
     if shard not in cache.places:
         for number,path in cache.read('select id, path from shards'): cache.places[number] = cache.path.parent/path
-    return cache.shards.read(cache.places[shard], row)
+    return cache.shards.read(cache.places[shard], row) if shard in cache.places else b''
 
 # %% ../nbs/36_cache.ipynb #0f1e67cd
 def take_up_shards(cache:VectorCache, fingerprint:str)->list: # What is wrong with those that cannot be used, in words

@@ -25,8 +25,7 @@ def progress_line(done:int, # Chunks that have their vector, those from the cach
     percentage = 100 * done / max(total, 1)
     rate = new / max(seconds, 1e-9)
     minutes_left = (all_tokens - tokens) * seconds / max(tokens, 1) / 60
-    left = 'unknown' if all_tokens and not tokens else f'{minutes_left:.1f} min'  # before the first batch is back
-    return f'{done}/{total} chunks ({percentage:.1f}%) \u00b7 {rate:.1f} chunks/s \u00b7 ETA {left}'
+    return f'{done}/{total} chunks ({percentage:.1f}%) \u00b7 {rate:.1f} chunks/s \u00b7 ETA {minutes_left:.1f} min'
 
 # %% ../nbs/42_console.ipynb #274eca2e
 def download_line(event:Event # A 'download' event
@@ -111,6 +110,7 @@ class Console:
 
     def tell_progress(self, event:Event):
         over = event['done'] >= event['total']
+        if event['all_tokens'] and not event['tokens']: return  # nobody knows how long it takes before a batch is back
         if not (self.line(event.time) or over): return
         self.say(progress_line(**{key: event[key] for key in LINE}))
         if not self.details(event.time): return

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
-from .command import InputError, one_of
+from .command import InputError, one_of, os_reason
 from .machine import cores
 from .models import ModelCard, find_model
 from .shards import Writer, bad_rows, parquet_libraries, rows_in_shard
@@ -103,9 +103,9 @@ class Hired:
     def written(self, write:Callable, *told)->tuple:
         "What writing a shard comes to."
         try: return 'kept', *told, write()
-        except (InputError, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            return 'unwritten', f'Node {socket.gethostname()} cannot write into {self.writer.folder}: {why}'
+        except OSError as error:
+            where = f'Node {socket.gethostname()} cannot write into {self.writer.folder}'
+            return 'unwritten', f'{where}: {os_reason(error)}'
 
 
 # %% ../nbs/49_distributed.ipynb #f4822b09
@@ -272,7 +272,6 @@ def crew(engine:str='local', # One of `ENGINES`
          shards:str=None # Folder into which workers of a cluster write their vectors
         ): # Yields the devices, of `Device`, and `Teams` that work on them; raises `InputError`
     "What a run works with, for as long as it runs."
-    check_engine(engine, address, shards)
     if engine == 'local':
         with KEPT.turn if keep else nullcontext():  # two runs at a time would mix up the answers of kept workers
             devices, teams = find_devices(spec), make_way(keep)
@@ -297,5 +296,5 @@ def made_folder(shards:str|None # As for `crew`
     "The folder of shards, made if it is missing."
     if not shards: return ''
     try: os.makedirs(shards, exist_ok=True)
-    except OSError as error: raise InputError(f'--shards {shards} cannot be made: {error.strerror}.') from None
+    except OSError as error: raise InputError(f'--shards {os_reason(error)}') from None
     return os.path.abspath(shards)

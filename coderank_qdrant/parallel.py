@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEATHS', 'FAILS', 'GONE', 'longest', 'size_of', 'halves', 'take', 'after_vectors', 'after_oom', 'after_death',
-           'flush_idle', 'feed', 'kill_if_hung', 'after_gone', 'about_job', 'on_oom', 'sort_out', 'on_vectors',
-           'on_kept', 'on_answer', 'NoDevice', 'free_jobs', 'who_answers', 'run_jobs', 'hand_over']
+           'write_down', 'flush_idle', 'feed', 'kill_if_hung', 'after_gone', 'about_job', 'on_oom', 'sort_out',
+           'on_vectors', 'on_kept', 'on_answer', 'NoDevice', 'free_jobs', 'who_answers', 'run_jobs', 'hand_over']
 
 # %% ../nbs/50_parallel.ipynb #f3ab3df5
 import time
@@ -88,14 +88,18 @@ def after_death(job:Job # The job
     return halves(job, deaths=DEATHS - 1), []
 
 # %% ../nbs/50_parallel.ipynb #eb764570
+def write_down(worker:Worker # One that holds vectors
+              ):
+    "Have it write down what it holds; a job without rows stands for that."
+    if not worker.jobs: worker.since = time.monotonic()
+    worker.jobs.append(Job([]))
+    worker.flush()
+
 def flush_idle(team:list # Of `Worker`
               ):
-    "Have workers without a job write down what they hold; a job without rows stands for that."
+    "Have workers without a job write down what they hold."
     for worker in team:
-        if not worker.held or worker.jobs: continue
-        worker.since = time.monotonic()
-        worker.jobs.append(Job([]))
-        worker.flush()
+        if worker.held and not worker.jobs: write_down(worker)
 
 def feed(team:list, # Of `Worker`
          jobs:deque, # What is left to do; changed
@@ -305,9 +309,7 @@ def hand_over(team:list, # Of `Worker`
     "What workers still hold, as soon as it is written down."
     until = time.monotonic() + seconds
     for worker in team:
-        if not worker.held or worker.dropped: continue
-        worker.jobs.append(Job([]))
-        worker.flush()
+        if worker.held and not worker.dropped: write_down(worker)
     while (left := [worker for worker in team if worker.held]) and time.monotonic() < until:
         for worker in who_answers(left):
             for kind,facts in on_answer(worker, deque(), lengths):

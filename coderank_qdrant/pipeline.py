@@ -37,7 +37,7 @@ from .events import Events
 from .display import run_sinks
 from .workers import team_ready
 from .teams import KEPT, TeamEncoder, Teams
-from .distributed import crew
+from .distributed import check_engine, crew
 from .outputs import records, write_jsonl, write_parquet
 from .preparing import Failures, in_order, load_model, load_planned, team_of
 from .summary import Count, spaces_of, summarise
@@ -383,6 +383,8 @@ def embed_corpus(root, # Folder of chunk files
     started = time.time()
     if assume and not dry_run:
         raise InputError('--assume plans for devices that are not here; add --dry_run.')
+    check_engine(engine, address, shards)
+    if dry_run: shards = None  # nothing is written, and no folder made
     options = dict(models_dir=models_dir,
                    routing=routing,
                    precision=precision,

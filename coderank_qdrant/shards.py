@@ -83,9 +83,9 @@ def open_shard(path # A shard
     except FileNotFoundError: raise InputError(f'The shard {path} is missing.') from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f'The shard {path} cannot be read: {str(error).splitlines()[0]}') from None
-    wanted = {'hash', 'window', 'tokens', 'vector', 'sum'}
-    if wanted <= set(found.schema_arrow.names): return found
-    raise InputError(f'{path} is no shard: it has the columns {", ".join(found.schema_arrow.names)}.')
+    wanted, schema = {'hash', 'window', 'tokens', 'vector', 'sum'}, found.schema_arrow
+    if wanted <= set(schema.names) and pa.types.is_fixed_size_list(schema.field('vector').type): return found
+    raise InputError(f'{path} is no shard: it has the columns {", ".join(schema.names)}.')
 
 def shard_facts(path # A shard
                )->tuple: # The model's fingerprint; numbers in a vector; rows of (hash, window, tokens, checksum)

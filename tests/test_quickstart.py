@@ -1,5 +1,6 @@
 "The Quickstart as a newcomer follows it: its own commands, on a folder of twenty small files."
 import importlib.util, json, re, shutil, subprocess, sys
+from ast import literal_eval
 import pytest
 from conftest import ROOT
 from coderank_qdrant.search import search
@@ -30,7 +31,7 @@ def test_ten_lines_of_the_first_page_run_as_they_stand(tmp_path):
     "In a folder with nothing in it, and they print what the page says they do; packages of other versions have other texts."
     printed, shown = [text.splitlines() for text in (run_python(ten_lines(), tmp_path), BLOCK.search(first_page())[2])]
     assert len(ten_lines().splitlines()) == 10 and plain(printed[0]) == plain(shown[0]) and len(printed) == len(shown) == 5
-    assert eval(printed[1])['found'] == eval(printed[1])['embedded'] > 50 and 'huggingface-hub' in printed[2]
+    assert literal_eval(printed[1])['found'] == literal_eval(printed[1])['embedded'] > 50 and 'huggingface-hub' in printed[2]
     assert {path.name for path in tmp_path.iterdir()} - {'block.py', 'cache'} == {'try'}
 
 def test_the_four_commands_lead_to_the_right_files(tmp_path, monkeypatch, capsys):

@@ -107,15 +107,17 @@ def test_a_run_that_is_stopped_keeps_what_its_workers_held(planned, tmp_path):
 def test_a_disk_of_shards_that_is_full_ends_the_run_in_one_line(planned, tmp_path):
     plan, model, encoder, _ = planned
     worker = Near(None, 'cpu').start(encoder, tmp_path/'gone', model.fingerprint, random.Random(0), 0)
-    with VectorCache(tmp_path/'vectors.sqlite', tmp_path/'gone') as cache, pytest.raises(InputError, match='cannot write into .*gone: No such file'):
+    with VectorCache(tmp_path/'vectors.sqlite', tmp_path/'gone') as cache, pytest.raises(InputError, match='cannot write into .*gone: .* cannot be used: '):
         embed_model(model, [worker], cache, Events(), Count(plan))
 
 def test_what_shards_need(tiny, tmp_path, monkeypatch):
     write_file(tmp_path/'c', 'docs/a_chunks.json', ['one text'], 'a.md')
     (tmp_path/'file').write_text('')
     with pytest.raises(InputError, match='needs --engine ray'): embed_corpus(tmp_path/'c', tmp_path/'out', shards=str(tmp_path/'s'))
-    with pytest.raises(InputError, match='cannot be made: File exists'):
+    with pytest.raises(InputError, match='--shards .*file cannot be used: '):
         embed_corpus(tmp_path/'c', tmp_path/'out', profile=str(tiny), engine='ray', devices='cpu', shards=str(tmp_path/'file'))
+    embed_corpus(tmp_path/'c', tmp_path/'out', profile=str(tiny), engine='ray', devices='cpu', shards=str(tmp_path/'s'), dry_run=True)
+    assert not (tmp_path/'s').exists() and not (tmp_path/'out').exists(), 'a rehearsal writes nothing'
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     with pytest.raises(InputError, match=r'coderank_qdrant\[parquet\]'):
         embed_corpus(tmp_path/'c', tmp_path/'out', profile=str(tiny), engine='ray', devices='cpu', shards=str(tmp_path/'s'))
