@@ -124,6 +124,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.count_seats': ('cluster.html#count_seats', 'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.find_nodes': ('cluster.html#find_nodes', 'coderank_qdrant/cluster.py'),
+                                         'coderank_qdrant.cluster.forget_token': ( 'cluster.html#forget_token',
+                                                                                   'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.has_left': ('cluster.html#has_left', 'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.job_environment': ( 'cluster.html#job_environment',
                                                                                       'coderank_qdrant/cluster.py'),

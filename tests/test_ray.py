@@ -1,5 +1,5 @@
 "Workers in actors of Ray: what they give is what one machine gives, whoever dies; and what cannot work is one line."
-import json, os, random, signal, socket, sys, time
+import json, os, random, signal, socket, subprocess, sys, time
 from contextlib import suppress
 from pathlib import Path
 import numpy as np, psutil, pytest
@@ -64,6 +64,26 @@ def test_two_actors_give_what_one_process_gives(tiny, subset, undisturbed, tmp_p
     pids = {e['pid'] for e in events(tmp_path/'out', 'batch')}
     assert len(pids) == 2 and all_gone(pids) and 'ray' not in p.stderr.lower().replace(str(tmp_path).lower(), '')
     assert not (tmp_path/'planted').exists() and left_of_ray() == before and (Path.home()/".ray/auth_token").exists() == token
+
+TAKING_TURNS = """
+import ray
+from coderank_qdrant.cluster import ray_session
+
+def theirs():
+    ray.init(num_cpus=1, include_dashboard=False, logging_level='ERROR', log_to_driver=False)
+    ray.shutdown()
+
+def ours():
+    with ray_session(cpus=1): print(ray.cluster_resources()['CPU'])
+
+for turn in theirs, ours, theirs: turn()
+"""
+
+def test_a_notebook_that_uses_ray_by_itself_too(tmp_path):
+    "Ray keeps the token that it read first, and its next server would not let this process in."
+    env = {**os.environ, 'HOME': str(tmp_path), 'RAY_USAGE_STATS_ENABLED': '0'}
+    p = subprocess.run([sys.executable, '-c', TAKING_TURNS], capture_output=True, text=True, timeout=600, cwd=tmp_path, env=env)
+    assert p.returncode == 0 and p.stdout.splitlines()[-1:] == ['1.0'], p.stderr
 
 def test_a_text_that_kills_its_process_is_put_aside_alone(faulty, tiny, tmp_path):
     from coderank_qdrant.models import load_tokenizer
