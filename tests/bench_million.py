@@ -4,7 +4,7 @@
 
 Chunks of 100 to 600 tokens, a tenth of them texts that were there before, in files of a hundred; the model is a table of token
 vectors (64 numbers), so what is measured is all that is not the model. Each size is a run in a process of its own, from chunk files
-to JSONL and Parquet. --kill ends the largest run half-way by SIGKILL and says how long the next one takes to its first new batch.
+to JSONL and Parquet. A size named again after a larger one tells how much the machine's own speed changes. --kill ends the largest run half-way by SIGKILL and says how long the next one takes to its first new batch.
 --index puts the first 200,000 chunks into a folder and all into a server, and compares the counts."""
 import argparse, json, os, random, resource, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -111,12 +111,13 @@ def main():
             shutil.rmtree(out, ignore_errors=True)
             told = result(start('one', root, out, model))
             print(f'{size:,} chunks, {told["texts"]:,} texts: {told["seconds"]:,.1f} s, {size / told["seconds"]:,.0f} chunks/s, at most {told["peak"]:,.0f} MB, JSONL {told["jsonl"]:.2f} GB', flush=True)
+        root, out = folder/f'corpus{max(sizes)}', folder/f'out{max(sizes)}'
         if args.kill:
             half = (out/'vectors.sqlite').stat().st_size / 2
             wait, told = killed_and_continued(root, folder/'killed', model, half)
             same = (folder/'killed').joinpath(f'{root.name}_embeddings.jsonl').read_bytes() == out.joinpath(f'{root.name}_embeddings.jsonl').read_bytes()
             print(f'killed half-way: the next run had its first new batch after {wait:.1f} s, computed {told["computed"]:,} of {told["texts"]:,} texts; the same bytes: {same}', flush=True)
-        if args.index: index_all(root, out, folder/'some', model, folder, size)
+        if args.index: index_all(root, out, folder/'some', model, folder, max(sizes))
     finally:
         if not args.folder: shutil.rmtree(folder)
 
