@@ -8,6 +8,7 @@ __all__ = ['NO_TOKEN', 'jobs_of', 'token_row', 'keyed_row', 'check_dimension', '
 
 # %% ../nbs/54_embedding.ipynb #4b0fa2d1
 import time
+from collections.abc import Iterator
 import numpy as np
 from .command import InputError
 from .cache import VectorCache, note_shard, put_texts, put_vectors, save_work
@@ -20,16 +21,15 @@ from .summary import Count
 # %% ../nbs/54_embedding.ipynb #d78c153b
 def jobs_of(model:ModelPlan, # A model's plan
             workers:int=1 # How many share a batch of the static strategy
-           )->list: # Of `Job`
+           )->Iterator[Job]:
     "The batches of a plan, as jobs; rows without a token are in none."
-    jobs = []
+    shared = model.strategy == 'static' and workers > 1
     for batch in model.batches:
         rows = np.asarray(batch)
-        found = model.lengths[rows] > 0
-        if not found.all(): rows = rows[found]  # else the plan's own array will do
-        if model.strategy != 'static' or workers == 1: jobs.append(Job(rows))
-        else: jobs += [Job(part, home=i) for i,part in enumerate(np.array_split(rows, workers))]
-    return [job for job in jobs if len(job.rows)]
+        rows = rows[model.lengths[rows] > 0]
+        parts = np.array_split(rows, workers) if shared else [rows]
+        for i,part in enumerate(parts):
+            if len(part): yield Job(part, home=i if shared else None)
 
 # %% ../nbs/54_embedding.ipynb #94f445bb
 def token_row(model:ModelPlan, row)->np.ndarray: # row: of `ROW`; int32
@@ -110,7 +110,7 @@ def note_work(model:ModelPlan, cache:VectorCache):
     save_work(cache, model.fingerprint, map(keys, model.batches), model.settings)
 
 # %% ../nbs/54_embedding.ipynb #cfaefde6
-def set_budgets(team:list, jobs:list, lengths:np.ndarray):
+def set_budgets(team:list, jobs, lengths:np.ndarray): # jobs: `Job`s
     "What the largest batch holds is every worker's budget, until memory turns out to be short."
     largest = max((size_of(job.rows, lengths) for job in jobs), default=0)
     for worker in team: worker.full = worker.budget = largest
@@ -128,8 +128,7 @@ def embed_model(model:ModelPlan, # The model's plan
     note_work(model, cache)
     rows = model.work.rows
     lengths = model.lengths
-    jobs = jobs_of(model, len(team))
-    set_budgets(team, jobs, lengths)
+    set_budgets(team, jobs_of(model, len(team)), lengths)
     count.start = count.start or time.time()
     count.add(model.fingerprint, rows[lengths == 0], why=NO_TOKEN)
     as_row = keyed_row if cache.folder else token_row
@@ -139,7 +138,8 @@ def embed_model(model:ModelPlan, # The model's plan
     last = time.monotonic()
     try:
         if too_late(): return False
-        for kind,facts in run_jobs(team, jobs, rows_of, lengths, speed=model.speed and model.speed / len(team)):
+        jobs, speed = jobs_of(model, len(team)), model.speed and model.speed / len(team)
+        for kind,facts in run_jobs(team, jobs, rows_of, lengths, speed=speed):
             if kind == 'done': done.append(facts)
             else: tell_trouble(kind, facts, model, events, count)
             if too_late(): return False

@@ -8,8 +8,8 @@ __all__ = ['NO_WORK', 'ModelPlan', 'expected_speed', 'check_patience', 'first_bu
            'with_batches', 'space_in', 'texts_of', 'plan_model']
 
 # %% ../nbs/38_model_plan.ipynb #c1f2b7aa
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 import numpy as np
@@ -50,7 +50,7 @@ class ModelPlan:
     frame:tuple = ((), ()) # Special tokens before and after a row; none where there is nothing to compute
     extra:int = 0 # How many these are
     budget:int = 0 # Tokens a batch, or with 'static' rows a batch
-    batches:list = field(default_factory=list) # Arrays of row numbers
+    batches:Sequence = () # Row numbers of each, from `cut_batches`
     resumed:bool = False # Are these the batches of an interrupted run?
     damaged:int = 0 # Cached vectors that do not agree with their checksum, and are computed again
     faults:tuple = () # What is wrong with shards of the cache, in words
@@ -265,7 +265,7 @@ def texts_of(chunks:Chunks # What a model reads
     "The distinct texts of some chunks."
     first, text = distinct(chunks.hashes)
     firsts = chunks[first]
-    return firsts, Texts(np.ascontiguousarray(firsts.hashes)), np.bincount(text, minlength=len(first))
+    return firsts, Texts(np.ascontiguousarray(firsts.hashes)), np.bincount(text, minlength=len(first)).astype(np.int32)
 
 # %% ../nbs/38_model_plan.ipynb #15375612
 def plan_model(route:Route, # Which model, from where

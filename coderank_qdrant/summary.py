@@ -35,13 +35,13 @@ class Count:
         plan:Plan # What is to be done
     ):
         self.left: dict = {} # fingerprint: windows that each of its texts still needs
-        self.share: dict = {} # fingerprint: chunks that a window of each text stands for
+        self.parts: dict = {} # fingerprint: chunks that have each text; windows that were missing of it, or 1
         self.total = self.cached = len(plan.corpus.chunks)
         for model in plan.models:
             work = model.work
-            needed = np.bincount(work.rows['text'], minlength=len(work.texts))
+            needed = np.bincount(work.rows['text'], minlength=len(work.texts)).astype(np.int32)
             self.left[model.fingerprint] = needed
-            self.share[model.fingerprint] = work.copies / np.maximum(needed, 1)
+            self.parts[model.fingerprint] = work.copies, np.maximum(needed, 1)
             self.cached -= int(work.copies[needed > 0].sum())
         self.all_tokens = sum(int(model.lengths.sum()) for model in plan.models)
         self.chunks, self.texts, self.tokens = 0., 0, 0 # done in this run
@@ -59,7 +59,8 @@ class Count:
         "Windows that are done, or quarantined where there is a reason."
         left = self.left[space]
         np.subtract.at(left, rows['text'], 1)
-        self.chunks += float(self.share[space][rows['text']].sum())
+        copies, windows = self.parts[space]
+        self.chunks += float((copies[rows['text']] / windows[rows['text']]).sum())
         texts = np.unique(rows['text'])
         if why:
             for text in texts.tolist(): self.bad.setdefault((space, text), why)

@@ -15,7 +15,7 @@ from fastcore.basics import chunked
 from .command import one_of
 from .texts import Texts
 from .models import spans, tokenize
-from .batching import static_batches, token_batches
+from .batching import Batches, static_batches, token_batches
 from .cache import Known, Saved, nothing_known, window_keys
 
 # %% ../nbs/37_work.ipynb #ab1ed803
@@ -115,7 +115,7 @@ STRATEGIES = dict(tokens=token_batches, static=static_batches) # how rows become
 def cut_batches(lengths:np.ndarray, # Tokens of each row; shape (rows,)
                 strategy:str, # A key of `STRATEGIES`
                 budget:int # Tokens a batch, or with 'static' rows a batch
-               )->list: # Arrays of row numbers
+               )->Batches:
     "Batches for the rows of a run; raises `InputError` for a strategy that is not known."
     cut = STRATEGIES[one_of('--strategy', strategy, STRATEGIES)]
     return cut(lengths, budget)
@@ -123,11 +123,11 @@ def cut_batches(lengths:np.ndarray, # Tokens of each row; shape (rows,)
 # %% ../nbs/37_work.ipynb #8bc21def
 def resumed_batches(work:Work, # What is missing now
                     saved:Saved # The rest of a saved list, from `load_work`
-                   )->list|None: # Arrays of row numbers; None where the list does not fit
+                   )->Batches|None: # None where the list does not fit
     "The saved batches in terms of today's rows, if they hold exactly these."
     keys = window_keys(work.rows['text'], work.rows['window']) # sorted, as the rows are
     texts = work.texts.find(saved.hashes)
     wanted = window_keys(texts, saved.windows)
     if len(keys) != len(wanted) or (texts < 0).any() or not np.array_equal(np.sort(wanted), keys): return None
-    cuts = np.flatnonzero(np.diff(saved.batch)) + 1
-    return np.split(np.searchsorted(keys, wanted), cuts) if len(keys) else []
+    starts = np.flatnonzero(np.diff(saved.batch, prepend=-1))
+    return Batches(np.searchsorted(keys, wanted).astype(np.int32), starts)

@@ -36,7 +36,7 @@ class Keyed(NamedTuple):
     ids:np.ndarray # Token ids
     key:tuple # (text hash, window, text tokens), under which it is kept
 
-@dataclass
+@dataclass(slots=True)
 class Job:
     "A batch on its way."
     rows:Sequence|np.ndarray # Row numbers
