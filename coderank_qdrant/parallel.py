@@ -269,13 +269,14 @@ def free_jobs(jobs:deque, # What is left to do; changed
     for job in jobs:
         if job.home is not None and team[job.home].dropped: job.home = None
 
+# %% ../nbs/50_parallel.ipynb #d4875b24
 AHEAD = 1000 # jobs that are made before they are needed, at the least
 
 def refill(jobs:deque, # What is left to do, as far as it is made; changed
            fresh:Iterator, # The others, of `Job`
            team:list # Of `Worker`
           )->deque: # `jobs`
-    "Have jobs at hand; a million of them are not made at once."
+    "Have some jobs at hand."
     ahead = max(AHEAD, 8 * len(team))
     if len(jobs) < ahead // 2:
         jobs.extend(islice(fresh, ahead))

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PART', 'QUIET', 'WRITTEN', 'OWNER', 'FOLDER', 'BEFORE', 'KEYWORD', 'DEFINING', 'HEADING', 'MOST_NAMES', 'IN_WORDS',
-           'SPELLED', 'CONTINUED', 'FOLDERS', 'FILES', 'SELDOM', 'ASKED_FOR', 'WANTS_CODE', 'WANTS_DOCS', 'RULES',
-           'WEIGHTS', 'OTHERS', 'name_words', 'alike', 'question_words', 'asked_names', 'asked_owners', 'path_words',
-           'words_in_path', 'rarities', 'path_match', 'names_in_text', 'defined_names', 'name_match',
-           'definition_match', 'begins', 'begins_here', 'seldom_meant', 'asked_kinds', 'wanted_content', 'source_of',
-           'file_shares', 'in_order', 'by_turns', 'read_rules', 'is_owned', 'definition_of', 'added', 'kept_part',
-           'rank_hits', 'words_share', 'certainty', 'graded']
+           'SPELLED', 'CONTINUED', 'COPIED', 'MOST_COPIED', 'NAMED', 'CHAIN', 'FOLDERS', 'FILES', 'SELDOM', 'ASKED_FOR',
+           'WANTS_CODE', 'WANTS_DOCS', 'RULES', 'WEIGHTS', 'OTHERS', 'name_words', 'alike', 'question_words',
+           'asked_names', 'asked_owners', 'path_words', 'words_in_path', 'rarities', 'path_match', 'names_in_text',
+           'defined_names', 'name_match', 'definition_match', 'begins', 'begins_here', 'copied_parts', 'word_for_word',
+           'seldom_meant', 'asked_kinds', 'wanted_content', 'source_of', 'file_shares', 'in_order', 'by_turns',
+           'read_rules', 'is_owned', 'definition_of', 'added', 'kept_part', 'rank_hits', 'words_share', 'certainty',
+           'graded']
 
 # %% ../nbs/66_ranking.ipynb #5cde9f9c
 import re
@@ -200,6 +201,34 @@ def begins_here(text:str, # A piece
     if not found or metadata.get('content_type') == 'docs': return True
     return any(begins(name, text, str(metadata.get('symbol') or '')) for name in found)
 
+# %% ../nbs/66_ranking.ipynb #a9b3e607
+COPIED = 4 # words from which on a question is hardly in a text by chance
+MOST_COPIED = 30 # words, and names, that are looked for
+NAMED = .4 # what the names alone count, of a whole question
+CHAIN = re.compile(r'\w++(?:(?:\.|::|->|#)\w++)+')
+
+@lru_cache(100)
+def copied_parts(query:str # What is asked
+                )->tuple: # A pattern of the question, None where it is short; names in it; what share of its words they are
+    "What of a question a text may have word for word."
+    words = re.findall(r'\w+', query)[:MOST_COPIED]
+    whole = re.compile(r'(?<!\w)' + r'\W++'.join(words) + r'(?!\w)', re.I) if len(words) >= COPIED else None
+    chains = CHAIN.findall(query)
+    single = [name for name in asked_names(query) if len(name_words(name)) > 1]
+    names = chains + [name for name in single if not any(name in chain for chain in chains)]
+    asked = question_words(query)
+    share = len({*asked} & {*name_words(' '.join(names))}) / max(len(asked), 1)
+    return whole, tuple(dict.fromkeys(names[:MOST_COPIED])), share
+
+def word_for_word(query:str, # What is asked
+                  text:str # A piece
+                 )->float: # 1 where it has the whole question; where it has all names, `NAMED` of their share of the words
+    "How much of a question a text has as it stands."
+    whole, names, share = copied_parts(query)
+    if whole and whole.search(text): return 1.
+    there = [name for name in names if name in text and re.search(rf'(?<!\w){re.escape(name)}(?!\w)', text)]
+    return NAMED * share * len(there) / max(len(names), 1)
+
 # %% ../nbs/66_ranking.ipynb #312c259b
 FOLDERS = dict(test='tests?|testing|specs?|__tests__|e2e|testdata|fixtures?|mocks?|__mocks__',
                example='examples?|samples?|demos?|benchmarks?|playground|legacy|deprecated|vendor|third_party',
@@ -277,12 +306,13 @@ def by_turns(scored:list, # (hit, score), best first
     return in_order(found)
 
 # %% ../nbs/66_ranking.ipynb #1d8b215e
-RULES = 'paths', 'defines', 'files', 'again', 'kinds', 'content'
+RULES = 'paths', 'defines', 'copied', 'files', 'again', 'kinds', 'content'
 WEIGHTS = dict(paths=.5,      # the question's words, all in the file's name
                prose_paths=.1, # the same, where the file holds prose
                defines=1.,    # the name that is asked for, defined here
+               copied=.6,     # the question as it stands
                files=.1,      # the file with the best pieces
-               again=.96,     # the next piece of the same file
+               again=.98,     # the next piece of the same file
                test=.6, example=.7, generated=.6, thin=.8, # files that are seldom meant
                content=.8)    # docs where code is asked for, and the other way round
 
@@ -341,6 +371,7 @@ def added(hits:list, # Of `AttrDict`
         if 'paths' in rules: more += weights['prose_paths' if prose else 'paths'] * matches[source]
         if 'files' in rules and not prose: more += weights['files'] * shares[source]
         if 'defines' in rules: more += weights['defines'] * definition_of(hit, names, words, owners)
+        if 'copied' in rules: more += weights['copied'] * word_for_word(query, hit.text)
         found.append(more)
     return found
 

@@ -96,7 +96,7 @@ def search(query:str, # What is asked
            rerank:str=None, # A reranker for the best hits: CodeRankLLM, or the folder or hub id of a cross-encoder
            depth:int=50, # Hits the reranker sees
            fusion:str='scores', # How lists become one: scores or ranks
-           ranking:str='all', # What else decides: all, none, or some of paths,defines,files,again,kinds,content
+           ranking:str='all', # What else decides: all, none, or some of paths,defines,copied,files,again,kinds,content
            collection:str=None, # Name of the collection on a server
            api_key:str=None, # The server's key; QDRANT_API_KEY by default
            models_dir:str=None, # Folder with a folder of weights for each model

@@ -195,7 +195,7 @@ def table(name, asked, weights=True):
     rows |= {'ranks, all rules': scores_of(asked, 'ranks', RULES), 'all rules': scores_of(asked, 'scores', RULES)}
     rows |= {f'only {rule}': scores_of(asked, 'scores', (rule,)) for rule in RULES}
     for key,factor in [(key, factor) for key in WEIGHTS for factor in (.5, 2)] if weights else []:
-        changed = WEIGHTS[key] * factor if key in ('paths', 'prose_paths', 'defines', 'files') else min(WEIGHTS[key]**(1/factor), 1)
+        changed = WEIGHTS[key] * factor if key in ('paths', 'prose_paths', 'defines', 'copied', 'files') else min(WEIGHTS[key]**(1/factor), 1)
         rows[f'all, {key} {"halved" if factor < 1 else "doubled"}'] = scores_of(asked, 'scores', RULES, {**WEIGHTS, key: changed})
     parts = [(kind, part, i) for kind in masks for i,part in enumerate(('piece', 'file'))]
     parts = [p for p in parts if not np.isnan(base[masks[p[0]], p[2]]).all()]
