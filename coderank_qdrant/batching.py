@@ -36,7 +36,7 @@ class Batches(Sequence):
 
     def __len__(self): return len(self.cuts) - 1
 
-    def __getitem__(self, i:int)->np.ndarray: # shape (rows of the batch,)
+    def __getitem__(self, i): # row numbers, shape (rows of the batch,)
         start, end = self.cuts[range(len(self))[i]:][:2]
         return self.rows[start:end]
 

@@ -11,6 +11,7 @@ __all__ = ['HELLO', 'ray_library', 'answers_http2', 'check_address', 'job_enviro
 import os, secrets, shutil, socket, tempfile
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from io import StringIO
 from . import __version__
 from .command import InputError
@@ -78,9 +79,8 @@ def start_ray(ray, # The module
 
 def forget_token():
     "Have Ray read its token again, which it keeps as long as the process lives."
-    try: from ray._raylet import AuthenticationTokenLoader
-    except ImportError: return  # a Ray from before there were tokens
-    AuthenticationTokenLoader.instance().reset_cache()
+    tokens = getattr(import_module('ray._raylet'), 'AuthenticationTokenLoader', None)
+    if tokens: tokens.instance().reset_cache()  # else a Ray from before there were any
 
 @contextmanager
 def own_token(address:str=None): # address: as for `ray_session`

@@ -209,7 +209,7 @@ CHAIN = re.compile(r'\w++(?:(?:\.|::|->|#)\w++)+')
 
 @lru_cache(100)
 def copied_parts(query:str # What is asked
-                )->tuple: # A pattern of the question, None where it is short; names in it; what share of its words they are
+                )->tuple: # A pattern of the question, None where it is short; names in it; their share of its words
     "What of a question a text may have word for word."
     words = re.findall(r'\w+', query)[:MOST_COPIED]
     whole = re.compile(r'(?<!\w)' + r'\W++'.join(words) + r'(?!\w)', re.I) if len(words) >= COPIED else None
@@ -222,7 +222,7 @@ def copied_parts(query:str # What is asked
 
 def word_for_word(query:str, # What is asked
                   text:str # A piece
-                 )->float: # 1 where it has the whole question; where it has all names, `NAMED` of their share of the words
+                 )->float: # 1 for the whole question; for all names in it, `NAMED` of their share of its words
     "How much of a question a text has as it stands."
     whole, names, share = copied_parts(query)
     if whole and whole.search(text): return 1.
