@@ -37,8 +37,8 @@ class Batches(Sequence):
     def __len__(self): return len(self.cuts) - 1
 
     def __getitem__(self, i): # row numbers, shape (rows of the batch,)
-        start, end = self.cuts[range(len(self))[i]:][:2]
-        return self.rows[start:end]
+        number = range(len(self))[i]
+        return self.rows[self.cuts[number]:self.cuts[number + 1]]
 
     def __repr__(self): return f'Batches({len(self)} of {len(self.rows)} rows)'
 

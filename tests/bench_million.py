@@ -4,7 +4,8 @@
 
 Chunks of 100 to 600 tokens, a tenth of them texts that were there before, in files of a hundred; the model is a table of token
 vectors (64 numbers), so what is measured is all that is not the model. Each size is a run in a process of its own, from chunk files
-to JSONL and Parquet. A size named again after a larger one tells how much the machine's own speed changes. --kill ends the largest run half-way by SIGKILL and says how long the next one takes to its first new batch.
+to JSONL and Parquet. A size named again after a larger one tells how much the machine's own speed changes. --kill ends the largest
+run half-way by SIGKILL and says how long the next one takes to its first new batch.
 --index puts the first 200,000 chunks into a folder and all into a server, and compares the counts."""
 import argparse, json, os, random, resource, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
