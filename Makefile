@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export IPYTHONDIR := $(CURDIR)/$(VENV)/ipython
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test docs slow chaos bench quality performance queue gpu oldest notebooks clean
+.PHONY: demo test docs slow chaos bench quality performance queue gpu oldest notebooks clean leftovers
 
 $(VENV)/installed: settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
@@ -21,7 +21,11 @@ $(VENV)/installed: settings.ini setup.py pyproject.toml constraints.txt
 demo: $(VENV)/installed
 	$(BIN)/python nbs/_site/execute.py nbs/kaggle.ipynb --out output
 
-test: $(VENV)/installed
+# a run of the tests that was killed may have left a made-up Kaggle in place, which lessons would take for a real one
+leftovers: $(VENV)/installed
+	$(BIN)/python tests/leftovers.py
+
+test: leftovers
 	$(BIN)/nbdev_test --timing
 	$(BIN)/python -m pytest -q -rs -m 'not slow'
 
@@ -76,7 +80,7 @@ oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[offline,chunk,parquet,gpu,qdrant]' pytest nbclient ipykernel nbformat
 	touch $@
 
-docs: $(VENV)/installed
+docs: leftovers
 	$(BIN)/python nbs/_site/build.py
 
 notebooks: $(VENV)/installed

@@ -1,9 +1,10 @@
 "The Kaggle notebook in a made-up Kaggle: the corpus under its mounts, a batch session, wheels instead of the internet."
-import fcntl, importlib.metadata, io, json, os, shutil, subprocess, sys, tempfile, zipfile
+import importlib.metadata, io, json, os, shutil, subprocess, sys, zipfile
 from email.parser import Parser
 from pathlib import Path
 import pytest
 from conftest import ROOT, read_jsonl, run_cli, summary_of, write_file
+from leftovers import KAGGLE, kaggle_lock, remove_stale
 from coderank_qdrant.events import read_metrics, split_runs
 from coderank_qdrant.kaggle import carried_wheel, is_payload
 from coderank_qdrant.workers import set_up
@@ -164,10 +165,6 @@ def kaggle_python(tmp_path):
     subprocess.run([python, '-m', 'pip', 'install', '-q', *there], check=True)
     return python
 
-def remove_stale(link):
-    "Remove the link that a run of these tests left behind when it was killed; nothing else."
-    if os.path.islink(link) and 'pytest-of-' in os.readlink(link): os.unlink(link)
-
 def test_only_our_own_stale_link_is_removed(tmp_path):
     ours, theirs, folder = tmp_path/'ours', tmp_path/'theirs', tmp_path/'folder'
     ours.symlink_to('/tmp/pytest-of-ann/pytest-3/kaggle')
@@ -179,14 +176,13 @@ def test_only_our_own_stale_link_is_removed(tmp_path):
 @pytest.fixture
 def kaggle_root(tmp_path):
     "Kaggle's own folder, at its own place; only where there is none and we may make it, one run at a time."
-    with open(Path(tempfile.gettempdir())/'coderank_kaggle.lock', 'w') as lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: pytest.skip('another run of these tests has /kaggle')
-        remove_stale('/kaggle')
-        try: os.symlink(tmp_path/'kaggle', '/kaggle')
-        except OSError as e: pytest.skip(f'/kaggle cannot be made here ({e.strerror})')
+    with kaggle_lock() as mine:
+        if not mine: pytest.skip(f'another run of these tests has {KAGGLE}')
+        remove_stale(KAGGLE)
+        try: os.symlink(tmp_path/'kaggle', KAGGLE)
+        except OSError as e: pytest.skip(f'{KAGGLE} cannot be made here ({e.strerror})')
         yield tmp_path/'kaggle'
-        os.unlink('/kaggle')
+        os.unlink(KAGGLE)
 
 @pytest.mark.slow
 def test_pushed_notebook_runs_without_internet_on_what_kaggle_has(tmp_path, kaggle_root):
