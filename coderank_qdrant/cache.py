@@ -76,9 +76,11 @@ class VectorCache:
     "Vectors by (model fingerprint, text hash, window), in one SQLite file."
     def __init__(self,
         path, # The file, made if it is missing; raises `InputError` if it is no cache, or another run has it open
-        folder=None # Of shards, into which workers write the vectors instead; see chapter shards
+        folder=None, # Of shards, into which workers write the vectors instead; see chapter shards
+        keeps:bool=True # May the run keep other files beside it?
     ):
         self.path = Path(path)
+        self.keeps = keeps
         self.folder = folder and Path(folder).absolute()
         self.shards = Shards(self.path.parent)
         self.places: dict = {} # number of a shard: its path

@@ -125,7 +125,7 @@ def embed_model(model:ModelPlan, # The model's plan
                 every:float=1 # Seconds between two commits
                )->bool: # False if the deadline came first; raises `NoDevice`, `InputError`
     "Compute what a model has missing, committed before it is told."
-    note_work(model, cache)
+    if not model.resumed: note_work(model, cache)
     rows = model.work.rows
     lengths = model.lengths
     set_budgets(team, jobs_of(model, len(team)), lengths)

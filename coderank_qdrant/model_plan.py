@@ -25,7 +25,7 @@ from .devices import find_devices
 from .placement import Placement, place_model
 from .batching import default_budget, padding_waste, static_batch_size
 from .cache import NO_LIST, Saved, VectorCache, known_texts, load_work, nothing_known
-from .work import Work, cut_batches, find_work, resumed_batches, row_lengths
+from .work import Work, cut_batches, find_work, open_ids, resumed_batches, row_lengths
 
 # %% ../nbs/38_model_plan.ipynb #2cdfbbc6
 NO_WORK = find_work(Texts(NO_LIST.hashes), np.empty(0, int), list, None, 1)
@@ -280,19 +280,19 @@ def plan_model(route:Route, # Which model, from where
     chunks = as_chunks(chunks)
     model = placed_plan(route, chunks, content_types, devices or find_devices('cpu'), **options)
     firsts, texts, copies = texts_of(chunks)
-    known, saved, settings, folder = nothing_known(len(texts)), NO_LIST, {}, None
+    known, saved, settings, file = nothing_known(len(texts)), NO_LIST, {}, None
     if cache and model.fingerprint:
         model = replace(model, fingerprint=space_in(cache, model))
         known = known_texts(cache, model.fingerprint, texts)
         saved, settings = load_work(cache, model.fingerprint)
-        folder = cache.path.parent
         faults = tuple(cache.faults[model.fingerprint])
         model = replace(model, damaged=cache.damaged[model.fingerprint], faults=faults)
     model = replace(model, characters=int(firsts.facts['size'][~known.complete].sum()))
     if model.characters and begin: begin(model)
+    if cache and cache.keeps: file = open_ids(cache.path.parent, model.fingerprint, model.characters)
     model, tokenizer = with_frame(model, settings)
     def read(numbers): return [chunk.embedded for chunk in firsts[numbers]]
-    work = find_work(texts, copies, read, tokenizer, model.width, model.long, known, folder)
+    work = find_work(texts, copies, read, tokenizer, model.width, model.long, known, file)
     model = replace(model, work=work)
     refuse_long(model)
     return with_batches(model, saved, settings)

@@ -31,6 +31,7 @@ from .machine import host_free
 from .routing import Route
 from .devices import Device, assumed_devices, pick_precision, worker_names
 from .cache import VectorCache, pooled
+from .work import forget_ids
 from .model_plan import ModelPlan, plan_model, use_budget
 from .planning import Plan, check_disk, with_model
 from .events import Events
@@ -302,6 +303,7 @@ def finish_run(asked:Asked, run:Run, cache:VectorCache, events:Events)->Run:
     limited = corpus.found - len(corpus.chunks) - sum(problem.chunks for problem in corpus.problems)
     count = run.count or Count(run.plan)
     run.summary = write_outputs(run, cache, count, asked.started, asked.parquet, limited)
+    forget_ids(run.out)
     run.state = 'done'
     return end_run(run, events, done_words(run.summary))
 
@@ -333,7 +335,7 @@ def run_asked(asked:Asked, corpus:Corpus, teams:Teams)->Run:
     file = asked.out/'vectors.sqlite'
     metrics = asked.out/'metrics.jsonl'
     kept = not asked.dry_run or file.exists()
-    with VectorCache(file, asked.shards) if kept else nullcontext() as cache:
+    with VectorCache(file, asked.shards, keeps=not asked.dry_run) if kept else nullcontext() as cache:
         state = 'continued' if metrics.exists() else 'new'
         events = Events(*run_sinks(None if asked.dry_run else metrics))
         tell_start(asked, corpus, state, events)

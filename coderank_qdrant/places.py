@@ -272,7 +272,8 @@ def taken(folder:Path # Made if it is missing
 
 # %% ../nbs/03_places.ipynb #bc7addaf
 PLACES = ('file.open', 'file.write', 'file.rename', 'file.renamed', 'cache.create', 'cache.begin', 'cache.commit',
-          'cache.committed', 'metrics.write', 'index.send', 'index.sent', 'index.flush', 'tree.write', 'tree.rename')
+          'cache.committed', 'ids.write', 'metrics.write', 'index.send', 'index.sent', 'index.flush', 'tree.write',
+          'tree.rename')
 HOOKS: list = [] # functions of a test, called with a place and the file that is open there
 
 def passing(place:str, # One of `PLACES`

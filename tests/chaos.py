@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # a process that has threads of its own cannot be forked
 import numpy as np, orjson
+from coderank_qdrant import work
 from coderank_qdrant.command import run_command
 from coderank_qdrant.chunking import coderank_chunk
 from coderank_qdrant.index import coderank_index
@@ -21,6 +22,7 @@ from coderank_qdrant.stores import opened
 SOURCES = 'show.py', 'command.py', 'chunks.py', 'content.py', 'memory.py'
 KINDS = 'die', 'full', 'broken', 'interrupt', 'half'
 ENDS = 0, 2, 130, 137  # done; a sentence; Ctrl-C; dead
+work.TOKENS_HELD, work.AT_ONCE = 0, 4  # token ids are kept in a file, as those of a large corpus are, in several slices
 
 def make_source(folder):
     "A few files of this package, one of them twice, and a text."
@@ -32,7 +34,7 @@ def make_source(folder):
     (folder/'read.md').write_text('# Chaos\n\nA text about faults.\n\n## Places\n\nEach has a name.\n')
     return folder
 
-def apart(work, log):
+def apart(task, log):
     "Do something in a process of its own; gives its exit code."
     pid = os.fork()
     if pid:
@@ -42,7 +44,7 @@ def apart(work, log):
     try:
         with open(log, 'ab', buffering=0) as file:
             for stream in 1, 2: os.dup2(file.fileno(), stream)
-        code = work()
+        code = task()
     except BaseException: traceback.print_exc()
     finally: os._exit(code)
 
@@ -79,12 +81,12 @@ class Fault:
 def count_places(source, model, folder):
     "How often a run that nothing disturbs passes each place."
     passed = Counter()
-    def work():
+    def count():
         HOOKS.append(lambda place, _: passed.update([place]))
         code = commands(source, model, folder)
         (folder/'places.json').write_text(json.dumps(passed))
         return code
-    assert apart(work, folder/'log') == 0, (folder/'log').read_text()
+    assert apart(count, folder/'log') == 0, (folder/'log').read_text()
     return json.loads((folder/'places.json').read_text())
 
 def what_is_there(folder):
@@ -102,16 +104,16 @@ def what_is_there(folder):
 
 def left_behind(folder):
     "Files that no finished command leaves."
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.name.endswith('.part') or p.name.endswith('-journal'))
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.name.endswith(('.part', '-journal', work.IDS)))
 
 def show_all(folder):
     "The same, written down by a process that may use the search engine."
-    def work():
+    def show():
         there, vectors = what_is_there(folder)
         (folder/'there.json').write_bytes(orjson.dumps(there, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
         np.save(folder/'there.npy', vectors)
         return 0
-    assert apart(work, folder/'log') == 0, (folder/'log').read_text()
+    assert apart(show, folder/'log') == 0, (folder/'log').read_text()
     return (folder/'there.json').read_bytes(), np.load(folder/'there.npy')
 
 def one_seed(seed, source, model, folder, places, usual):
@@ -120,10 +122,10 @@ def one_seed(seed, source, model, folder, places, usual):
     for _ in range(rng.randint(1, 3)):
         place = rng.choice(list(places))  # the rare ones as often as the frequent
         fault = Fault(rng.choice(KINDS), rng.randint(1, places[place]))
-        def work(fault=fault, place=place):
+        def disturbed(fault=fault, place=place):
             HOOKS.append(lambda here, file: fault(here, file) if here == place else None)
             return commands(source, model, folder)
-        code = apart(work, log)
+        code = apart(disturbed, log)
         if code not in ENDS: return f'ended with {code}'
     if apart(lambda: commands(source, model, folder), log): return 'the undisturbed run failed'
     there, vectors = show_all(folder)

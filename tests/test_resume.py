@@ -145,3 +145,31 @@ def test_a_flipped_bit_in_the_cache_is_found_and_computed_again(tiny, tmp_path):
         assert (a['id'], a['text'], a['metadata']) == (b['id'], b['text'], b['metadata']) and np.allclose(a['embedding'], b['embedding'], atol=1e-6)
     assert '2 vectors of tiny-bert in the cache are damaged' in str(run.plan)
     assert embed_corpus(root, out, profile=str(tiny)).summary['computed'] == 0
+
+@pytest.mark.parametrize('damage', ['none', 'bit', 'cut'])
+def test_what_was_tokenised_is_not_tokenised_again(damage, subset, tiny, tmp_path, monkeypatch):
+    "A run was stopped before its first batch; the next one takes the token ids over, as far as they are whole."
+    from coderank_qdrant import work
+    ref, out = tmp_path/'ref', tmp_path/'out'
+    embed_corpus(subset, ref, profile=str(tiny), devices='cpu')
+    monkeypatch.setattr(work, 'TOKENS_HELD', 0)
+    monkeypatch.setattr(work, 'AT_ONCE', 100)
+    embed_corpus(subset, out, profile=str(tiny), devices='cpu', dry_run=True)
+    assert not out.exists() or not list(out.glob(f'*{work.IDS}')), 'a dry run keeps nothing'
+    assert embed_corpus(subset, out, profile=str(tiny), devices='cpu', stop_after=1e-9).state == 'stopped'
+    file, = out.glob(f'*{work.IDS}')
+    content = bytearray(file.read_bytes())
+    if damage == 'bit': content[len(content) // 2] ^= 1
+    if damage == 'cut': del content[len(content) // 2:]
+    file.write_bytes(content)
+
+    tokenised, tokenize = [], work.tokenize
+    def counted(tokenizer, texts):
+        tokenised.extend(texts)
+        return tokenize(tokenizer, texts)
+    monkeypatch.setattr(work, 'tokenize', counted)
+    run = embed_corpus(subset, out, profile=str(tiny), devices='cpu')
+    distinct = run.summary['distinct_texts']
+    assert len(tokenised) == 0 if damage == 'none' else 100 <= len(tokenised) <= distinct - 100
+    assert_undisturbed(ref, out, 'subset')
+    assert run.plan.models[0].resumed and not list(out.glob(f'*{work.IDS}'))
