@@ -2,6 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 import pytest
+import starts
 from pretend_t4 import cards  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,6 +16,8 @@ def pytest_configure(config):
 
 def run_cli(*args, command='coderank_embed', module='pipeline', timeout=900, **kw):
     "A console script in a process of its own; returns the finished process."
+    context = starts.forking() if set(kw) <= {'cwd'} else None
+    if context: return starts.forked(context, module, command, list(map(str, args)), kw.get('cwd', os.getcwd()), timeout)
     code = f'import sys; from coderank_qdrant.{module} import {command} as c; sys.exit(c())'
     return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, timeout=timeout, **kw)
 
