@@ -120,10 +120,11 @@ def find_files(root:Path, # The corpus root
 
 # %% ../nbs/15_files.ipynb #6af9bfaa
 @lru_cache(10_000)  # once a document, not once a chunk
-def id_parts(path:PurePosixPath, # A chunk file, relative to the corpus root
+def id_parts(rel:str, # Path of a chunk file, POSIX, relative to the corpus root
              source:str # The document its chunk names, or ''
             )->tuple: # Subdirectory and file name
     "The two parts of a chunk's id that follow from its file and its document."
+    path = PurePosixPath(rel)
     *folders,_ = path.parts
     subdir = folders[0] if folders else '.'
     name = PurePosixPath(source).name or bare_name(path.name)
@@ -154,7 +155,7 @@ def raw_chunk(text:str, # What is embedded
               rel:PurePath # Its chunk file, relative to the corpus root
              )->RawChunk:
     "A chunk with its document's name and its kind of content."
-    subdir, name = id_parts(PurePosixPath(path_text(rel)), source)
+    subdir, name = id_parts(path_text(rel), source)
     kind = known_type(source, name, metadata)
     return RawChunk(text, metadata, source, position, rel.as_posix(), subdir, name, kind or guess_type(text), not kind)
 

@@ -84,17 +84,22 @@ def squeezed(key:str)->str:
     return re.sub(r'[^a-z]', '', key.lower())
 
 # %% ../nbs/11_sources.ipynb #7d860376
-def as_source(key:str, # The key it stands under
-              value # What stands there
-             )->str: # Its path, POSIX and without marks, or ''
-    "A value as the path of a document, where it can be one."
-    if not isinstance(value, str) or len(value) > 1000: return ''
+@lru_cache(10_000)
+def _as_path(key, value):
+    "`as_source` for a string: once a document, not once a chunk."
     path = posix(value).strip()
     path = re.sub(r'^file://(?:localhost)?', '', path)
     named = squeezed(key) in NAMES_FILES and path.isprintable() and len(path.split()) <= 20
     path = unmarked(path)
     if not (named or is_path(path)): return ''
     return path if PurePosixPath(path).name else ''
+
+def as_source(key:str, # The key it stands under
+              value # What stands there
+             )->str: # Its path, POSIX and without marks, or ''
+    "A value as the path of a document, where it can be one."
+    if not isinstance(value, str) or len(value) > 1000: return ''
+    return _as_path(key, value)
 
 # %% ../nbs/11_sources.ipynb #66ce4dfc
 def _at_once(metadata):
