@@ -27,7 +27,8 @@ leftovers: $(VENV)/installed
 
 test: leftovers
 	$(BIN)/nbdev_test --timing
-	$(BIN)/python -m pytest -q -rs -m 'not slow'
+	$(BIN)/python -m pytest -q -rs -m 'not slow and not alone' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -rs -m 'not slow and alone'
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m slow

@@ -145,6 +145,7 @@ class Distant(Worker):
     process = True
     patience = PATIENCE
     closed = False
+    threads: tuple = () # that wait for answers
 
     def at(self, ray, seat:Seat):
         "Say where; gives the worker itself."
@@ -164,7 +165,9 @@ class Distant(Worker):
         self.ready, self.depth, self.since, self.silence = None, 2, time.monotonic(), ''
         self.actor = self.hire()
         parts = self.ray, self.asked, self.answers, theirs, self.patience
-        threading.Thread(target=pass_on, args=parts, daemon=True).start()
+        thread = threading.Thread(target=pass_on, args=parts, daemon=True)
+        thread.start()
+        self.threads += thread,
         fields = asdict(self.task)
         card = fields.pop('card')
         self.asked.put(self.actor.hello.remote())
@@ -203,6 +206,7 @@ class Distant(Worker):
     def close(self):
         self.closed = True
         self.let_go()
+        for thread in self.threads: thread.join(2)  # one that still asks when Ray shuts down ends the process
 
 # %% ../nbs/49_distributed.ipynb #062014df
 def seat_of(device:str, # One of `Placement.workers`

@@ -82,7 +82,7 @@ class TokenIds:
         file=None # Binary, to write to and to read from, perhaps with slices; memory by default
     ):
         self.starts = np.full(n, -1, np.int64) # bytes
-        self.file = tempfile.SpooledTemporaryFile(TOKENS_HELD) if file is None else file
+        self.file = file or tempfile.SpooledTemporaryFile(max(TOKENS_HELD, 1)) # 0 would be no limit
         self.size = 0 # bytes
 
     def _note(self, numbers, lengths):

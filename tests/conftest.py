@@ -10,9 +10,17 @@ REAL = ROOT.parent/'shared/qdrant_ecosystem'
 SUMMARY = '{}_embedding_summary.json'
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')  # of the machine; the tests have one of their own
 
+# Files whose tests have time limits, browsers, clusters or Kaggle's place; the others run two at a time.
+ALONE = 'asking', 'dashboard', 'following', 'jupyterlab', 'kaggle', 'kaggle_t4', 'linear', 'ray', 'resume', 'silent_servers', 'simulate'
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem.removeprefix('test_') in ALONE: item.add_marker('alone')
+
 def pytest_configure(config):
     os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp()  # what tests measure is not kept for real runs
     config.addinivalue_line('markers', 'slow: minutes rather than seconds; run with make slow')
+    config.addinivalue_line('markers', 'alone: has the machine for itself, since it measures time or takes all of it')
 
 def run_cli(*args, command='coderank_embed', module='pipeline', timeout=900, **kw):
     "A console script in a process of its own; returns the finished process."

@@ -151,6 +151,7 @@ def test_nodes_that_leave_and_join(cluster, tiny, subset, undisturbed, tmp_path)
     assert_same(tmp_path/'out', undisturbed)
     assert [e for e in events(tmp_path/'out', 'worker') if e['state'] == 'replaced'], 'the worker of the lost node was missed'
 
+@pytest.mark.slow
 def test_a_node_that_joins_gets_a_worker(cluster, tiny):
     from coderank_qdrant.models import MODELS, folder_card
     from coderank_qdrant.placement import place_model
@@ -165,6 +166,7 @@ def test_a_node_that_joins_gets_a_worker(cluster, tiny):
         assert len(team_ready(team)) == 3
     cluster.remove_node(extra)
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed(cluster, tiny, subset, undisturbed, tmp_path):
     cluster.slow.touch()
     p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *on(cluster))

@@ -51,11 +51,11 @@ def assert_undisturbed(ref, out, name):
 def test_killed_between_batches(subset, tmp_path):
     args, ref, out = (subset, '--profile', 'offline', '--limit', 60), tmp_path/'ref', tmp_path/'out'
     assert run_cli(*args, '--out', ref).returncode == 0
-    half_way = killed_and_continued(args, out, [after_batches(out, n) for n in (1, 4, 2, 1)], 'subset')
+    half_way = killed_and_continued(args, out, [after_batches(out, n) for n in (1, 4)], 'subset')
     assert_undisturbed(ref, out, 'subset')
     assert half_way, 'no kill came in the middle of the work'
     starts = [e['state'] for e in read_metrics(out/'metrics.jsonl')[0] if e.name == 'start']
-    assert starts == ['new', 'continued', 'continued', 'continued', 'continued']
+    assert starts == ['new', 'continued', 'continued']
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(subset, tmp_path):
