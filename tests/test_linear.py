@@ -21,11 +21,14 @@ WORK = dict(fences=fenced_share, guess=guess_type, navigation=is_navigation, lin
             owners=asked_owners, begins=lambda text: begins('x', text, text))
 PIECES = ['upload points ', 'upload [index](http://a.b/c) ', '`', '~', '# a ', ' #', '[', '[a](', '<', '(', 'x', 'aB1_', ' ', '\n', '# a\n', '```\n', '```a\n', '@a', 'a=', '"']
 
-def seconds(work, start, piece, size):
-    text = start + piece * (size // len(piece)) + 'x'
-    begin = time.process_time()
-    work(text)
-    return time.process_time() - begin
+def seconds(work, start, piece, size, times=1):
+    "The best of several times, since a machine has moments."
+    text, took = start + piece * (size // len(piece)) + 'x', []
+    for _ in range(times):
+        begin = time.process_time()
+        work(text)
+        took.append(time.process_time() - begin)
+    return min(took)
 
 def add_squares(_): sum(i * i for i in range(1_000_000))
 def a_second(): return max(1, min(seconds(add_squares, '', 'x', 1) for _ in range(3)) / .06)
@@ -33,7 +36,7 @@ def a_second(): return max(1, min(seconds(add_squares, '', 'x', 1) for _ in rang
 @pytest.mark.parametrize('name', WORK)
 def test_a_megabyte_in_a_second(name):
     for start,piece in product(['', '# a'], PIECES):
-        small, large = (seconds(WORK[name], start, piece, size) for size in (20_000, 40_000))
+        small, large = (seconds(WORK[name], start, piece, size, 2) for size in (20_000, 40_000))
         assert large < .05 or large < 3 * small, f'{name} of {piece!r}: {small:.3f} s, and {large:.3f} s for twice as much'
         whole = seconds(WORK[name], start, piece, 1_000_000)
         assert whole < 2 * a_second(), f'{name} of {piece!r}: {whole:.1f} s'
@@ -44,7 +47,7 @@ ALL_HINTS = 'AKIAJ5QZ3NVW7YHTKM2X eyJabcdefghijk T3BlbkFJq AIzaSy xoxb-1 ://u:ab
 @pytest.mark.parametrize('piece', TOKENS)
 def test_looking_for_keys_in_a_megabyte(piece):
     "Beginnings of keys, behind a line that makes all forms be looked for."
-    small, large = (seconds(find_secrets_all, ALL_HINTS, piece, size) for size in (100_000, 200_000))
+    small, large = (seconds(find_secrets_all, ALL_HINTS, piece, size, 2) for size in (100_000, 200_000))
     assert large < .05 or large < 3 * small
     assert seconds(find_secrets_all, ALL_HINTS, piece, 1_000_000) < a_second()
 
@@ -57,7 +60,7 @@ def test_cutting_a_megabyte_without_a_space(piece, path):
     tokenizer = chunk_tokenizer()
     def cut(text): assert len(cut_document(text, path, tokenizer)) < 20
     cut('x ' * 100)
-    small, large = (seconds(cut, '', piece, size) for size in (250_000, 500_000))
+    small, large = (seconds(cut, '', piece, size, 3) for size in (250_000, 500_000))
     assert large < .2 or large < 3 * small, f'{small:.2f} s, and {large:.2f} s for twice as much'
     assert seconds(cut, '', piece, 1_000_000) < a_second()
 
