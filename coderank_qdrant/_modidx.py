@@ -524,6 +524,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.Seat.device': ( 'distributed.html#seat.device',
                                                                                           'coderank_qdrant/distributed.py'),
+                                             'coderank_qdrant.distributed.await_answers': ( 'distributed.html#await_answers',
+                                                                                            'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.check_engine': ( 'distributed.html#check_engine',
                                                                                            'coderank_qdrant/distributed.py'),
                                              'coderank_qdrant.distributed.crew': ( 'distributed.html#crew',

@@ -289,7 +289,8 @@ def plan_model(route:Route, # Which model, from where
         model = replace(model, damaged=cache.damaged[model.fingerprint], faults=faults)
     model = replace(model, characters=int(firsts.facts['size'][~known.complete].sum()))
     if model.characters and begin: begin(model)
-    if cache and cache.keeps: file = open_ids(cache.path.parent, model.fingerprint, model.characters)
+    if cache and cache.keeps and model.fingerprint:
+        file = open_ids(cache.path.parent, model.fingerprint, model.characters)
     model, tokenizer = with_frame(model, settings)
     def read(numbers): return [chunk.embedded for chunk in firsts[numbers]]
     work = find_work(texts, copies, read, tokenizer, model.width, model.long, known, file)
