@@ -178,12 +178,13 @@ def test_token_ids_are_kept_under_a_model_that_is_known(tmp_path, monkeypatch):
     "One without weights has no fingerprint yet: its ids would be taken for those of any other such model."
     from coderank_qdrant import work
     from coderank_qdrant.chunks import Chunk, text_hash
+    from coderank_qdrant.devices import assumed_devices
     from coderank_qdrant.model_plan import plan_model
     from coderank_qdrant.routing import route
     monkeypatch.setattr(work, 'TOKENS_HELD', 0)
     chunks = [Chunk('a:b:c:chunk:0', 'a text', dict(text_hash=text_hash('a text'), source='docs/a.md'))]
     with VectorCache(tmp_path/'vectors.sqlite') as cache:
-        assumed = plan_model(route('nomic', 'docs', assume=True), chunks, ['docs'], cache)
+        assumed = plan_model(route('nomic', 'docs', assume=True), chunks, ['docs'], cache, assumed_devices('T4x2'))
         assert not assumed.fingerprint and len(assumed.work.rows) == 1 and not list(tmp_path.glob(f'*{work.IDS}'))
         known = plan_model(route('offline', 'docs'), chunks, ['docs'], cache)
         assert [path.name for path in tmp_path.glob(f'*{work.IDS}')] == [f'{known.fingerprint[:16]}{work.IDS}']
