@@ -22,6 +22,10 @@ def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: minutes rather than seconds; run with make slow')
     config.addinivalue_line('markers', 'alone: has the machine for itself, since it measures time or takes all of it')
 
+def also(*values):
+    "A further case of a test, in `make slow`."
+    return pytest.param(*values, marks=pytest.mark.slow)
+
 def run_cli(*args, command='coderank_embed', module='pipeline', timeout=900, **kw):
     "A console script in a process of its own; returns the finished process."
     context = starts.forking() if set(kw) <= {'cwd'} else None

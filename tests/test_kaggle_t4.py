@@ -3,7 +3,7 @@ import json, os, shutil, subprocess
 from collections import Counter
 import nbformat, pytest
 from nbclient import NotebookClient
-from conftest import ROOT, read_jsonl, summary_of, write_file
+from conftest import ROOT, also, read_jsonl, summary_of, write_file
 from pretend_hub import pretend_hub
 from pretend_t4 import read_log
 from test_kaggle import kaggle_python, kaggle_root, versions_in  # noqa: F401, a fixture
@@ -89,7 +89,7 @@ def test_internet_on_run_all_twice(cards, three, run_all, kaggle_root, tmp_path)
 
 def offline(env): return {**env, 'HF_HUB_OFFLINE': '1'}
 
-@pytest.mark.parametrize('kind', ['T4', 'small'])
+@pytest.mark.parametrize('kind', ['T4', also('small')])
 def test_internet_off_on_what_is_there(kind, cards, three, run_all, kaggle_root):
     attach(kaggle_root, three)
     env = offline(cards('T4') if kind == 'T4' else cards(total=14 * 1024))

@@ -2,7 +2,7 @@
 import json, os, random, resource, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
-from conftest import REAL, alive, all_gone, read_jsonl, run_cli, start_cli, summary_of, write_file
+from conftest import REAL, alive, all_gone, also, read_jsonl, run_cli, start_cli, summary_of, write_file
 
 TWO = '--devices', 'cpu,cpu'
 
@@ -49,7 +49,8 @@ def test_two_workers_give_what_one_gives(tiny, subset, undisturbed, tmp_path):
 
 ONE = '--devices', 'cpu'
 
-@pytest.mark.parametrize('fault,devices', [('oom:2', ONE), ('oom:over900', ONE), ('nan:3', ONE), ('odd:2', ONE), ('oom:over900', TWO), ('nan:3', TWO), ('odd:2', TWO), ('kill:2', TWO)])
+@pytest.mark.parametrize('fault,devices', [also('oom:2', ONE), also('oom:over900', ONE), ('nan:3', ONE), also('odd:2', ONE),
+                                           ('oom:over900', TWO), also('nan:3', TWO), ('odd:2', TWO), ('kill:2', TWO)])
 def test_a_fault_that_passes_costs_nothing(fault, devices, faulty, tiny, subset, undisturbed, tmp_path):
     p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *devices, env=faulty(fault))
     s = summary_of(tmp_path/'out', 'subset')
@@ -58,8 +59,8 @@ def test_a_fault_that_passes_costs_nothing(fault, devices, faulty, tiny, subset,
     assert s['oom_events'] > 0 if fault.startswith('oom') else s['retried'] > 0
     if fault == 'oom:over900': assert max(e['rows'] * e['length'] for e in events(tmp_path/'out', 'batch')) <= 900
 
-@pytest.mark.parametrize('fault,devices,why', [('nan', ('--devices', 'cpu'), 'not finite'), ('oom', ('--devices', 'cpu'), 'out of memory'),
-                                               ('odd', ('--devices', 'cpu'), 'an odd one'), ('kill', TWO, 'SIGKILL')])
+@pytest.mark.parametrize('fault,devices,why', [also('nan', ('--devices', 'cpu'), 'not finite'), ('oom', ('--devices', 'cpu'), 'out of memory'),
+                                               also('odd', ('--devices', 'cpu'), 'an odd one'), ('kill', TWO, 'SIGKILL')])
 def test_a_poisoned_text_is_put_aside_alone(fault, devices, why, faulty, tiny, tmp_path):
     from coderank_qdrant.models import load_tokenizer
     word = load_tokenizer(tiny)('zebra', add_special_tokens=False)['input_ids']
@@ -120,7 +121,7 @@ def test_a_worker_that_hangs_is_replaced(tiny):
         assert sorted(done) == list(range(60)) and 'no answer for' in said[0] and not alive(hung)
     finally: close_team(team)
 
-@pytest.mark.parametrize('times', [1, 2])
+@pytest.mark.parametrize('times', [also(1), 2])
 def test_interrupted(times, tiny, subset, undisturbed, faulty, tmp_path):
     p = start_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *TWO, env=faulty('slow:over0'))  # so that there is something to interrupt
     wait_for(p, lambda: computing(tmp_path/'out'))
@@ -153,7 +154,7 @@ def test_no_worker_outlives_its_parent(tiny, subset, undisturbed, tmp_path): ass
 def test_parent_killed_at_fifty_random_moments(tiny, subset, undisturbed, tmp_path):
     for seed in range(10): assert same(killed(5, tiny, subset, tmp_path/str(seed), seed), undisturbed)
 
-@pytest.mark.parametrize('share', [.1, .3, .9])
+@pytest.mark.parametrize('share', [also(.1), .3, also(.9)])
 def test_a_full_disk(share, tiny, subset, undisturbed, tmp_path):
     most = int(share * undisturbed.stat().st_size)
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
@@ -163,7 +164,7 @@ def test_a_full_disk(share, tiny, subset, undisturbed, tmp_path):
     assert run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, '--devices', 'cpu').returncode == 0
     assert same(tmp_path/'out/subset_embeddings.jsonl', undisturbed)
 
-@pytest.mark.parametrize('where', [.2, .5, .9])
+@pytest.mark.parametrize('where', [also(.2), .5, also(.9)])
 def test_a_damaged_cache_is_named_and_can_be_moved_away(where, tiny, subset, undisturbed, tmp_path):
     args = subset, '--out', tmp_path/'out', '--profile', tiny, '--devices', 'cpu'
     assert run_cli(*args).returncode == 0

@@ -27,6 +27,7 @@ def first_page():
 
 def ten_lines(): return BLOCK.search(first_page())[1]
 
+@pytest.mark.slow
 def test_ten_lines_of_the_first_page_run_as_they_stand(tmp_path):
     "In a folder with nothing in it, and they print what the page says they do; packages of other versions have other texts."
     printed, shown = [text.splitlines() for text in (run_python(ten_lines(), tmp_path), BLOCK.search(first_page())[2])]

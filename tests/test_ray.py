@@ -79,12 +79,14 @@ def ours():
 for turn in theirs, ours, theirs: turn()
 """
 
+@pytest.mark.slow
 def test_a_notebook_that_uses_ray_by_itself_too(tmp_path):
     "Ray keeps the token that it read first, and its next server would not let this process in."
     env = {**os.environ, 'HOME': str(tmp_path), 'RAY_USAGE_STATS_ENABLED': '0'}
     p = subprocess.run([sys.executable, '-c', TAKING_TURNS], capture_output=True, text=True, timeout=600, cwd=tmp_path, env=env)
     assert p.returncode == 0 and p.stdout.splitlines()[-1:] == ['1.0'], p.stderr
 
+@pytest.mark.slow
 def test_a_text_that_kills_its_process_is_put_aside_alone(faulty, tiny, tmp_path):
     from coderank_qdrant.models import load_tokenizer
     word, = load_tokenizer(tiny)('zebra', add_special_tokens=False)['input_ids']
@@ -114,6 +116,7 @@ def cluster(faulty, tmp_path_factory):
 
 def on(cluster, *args): return '--engine', 'ray', '--address', cluster.address, *args
 
+@pytest.mark.slow
 def test_on_a_cluster_of_three_nodes(cluster, tiny, subset, undisturbed, tmp_path):
     p = run_cli(subset, '--out', tmp_path/'out', '--profile', tiny, *on(cluster))
     assert p.returncode == 0, p.stderr

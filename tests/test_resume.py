@@ -1,7 +1,7 @@
 "A run may die at any moment; continued, it gives the bytes of a run that did not."
 import random, signal, time
 import numpy as np, pytest
-from conftest import read_jsonl, run_cli, start_cli, summary_of, write_file
+from conftest import also, read_jsonl, run_cli, start_cli, summary_of, write_file
 from coderank_qdrant.cache import VectorCache
 from coderank_qdrant.events import read_metrics
 from coderank_qdrant.pipeline import embed_corpus
@@ -66,7 +66,7 @@ def test_killed_at_twenty_random_moments(subset, tmp_path):
     killed_and_continued(args, out, [after_seconds(rng.uniform(.5, max(took / 3, 16))) for _ in range(20)], 'subset')
     assert_undisturbed(ref, out, 'subset')
 
-@pytest.mark.parametrize('number,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize('number,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143), also(signal.SIGHUP, 129)])
 def test_interrupted_is_saved(number, code, subset, tiny, faulty, tmp_path):
     out = tmp_path/'out'
     p = start_cli(subset, '--profile', tiny, '--out', out, env=faulty('slow:over0'))

@@ -270,8 +270,9 @@ def test_axe_finds_nothing_serious(site, chromium, name):
 
 def part_of(site, p): return 'api' if p.parent.name == 'api' else 'book' if in_the_book(site, p) else 'rest'
 
+@pytest.mark.slow
 @needs_chromium
-@pytest.mark.parametrize('part', ['rest', pytest.param('book', marks=pytest.mark.slow), pytest.param('api', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('part', ['rest', 'book', 'api'])
 def test_axe_finds_nothing_serious_on_any_page(site, chromium, part):
     "Each page once, and again with the rules that a colour scheme or a size can change. It takes 2 s of a processor each."
     page, faults = watched(chromium)

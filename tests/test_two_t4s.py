@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 import numpy as np, pytest
-from conftest import ROOT, make_nomic_bert, make_qwen2, read_jsonl, run_cli, summary_of, write_file
+from conftest import ROOT, also, make_nomic_bert, make_qwen2, read_jsonl, run_cli, summary_of, write_file
 from pretend_t4 import ask, hold, read_log
 
 MIB = 2**20
@@ -64,6 +64,7 @@ def test_a_batch_that_does_not_fit_is_halved(cards, few, code_rank, on_cpu, tmp_
     assert 'did not fit; trying' in said and summary_of(out, 'few')['oom_events'] == 1
     assert devices_of(out) == {'cuda:0', 'cuda:1'} and same(out, on_cpu)
 
+@pytest.mark.slow
 def test_one_card_with_the_tests_own_faults(cards, faulty, few, code_rank, on_cpu, tmp_path):
     env, out = cards('T4', env=faulty('oom:1')), tmp_path/'out'
     said = embed(few, out, code_rank, env)
@@ -113,7 +114,7 @@ WAYS = {
     'int8': ('small-table', ('copy', 'int8'), ('host', 'fp16'), (), 'a copy on each of cuda:0, cuda:1 in int8'),
     'split': ('small-table', ('split', 'fp16'), ('host', 'fp16'), ('--precision', 'fp16'), 'one copy over cuda:0+cuda:1 in fp16')}
 
-@pytest.mark.parametrize('name', WAYS)
+@pytest.mark.parametrize('name', [also(name) if name == 'split' else name for name in WAYS])
 def test_the_best_way_that_fits(cards, few, qwens, tmp_path, name):
     model, least, most, options, says = WAYS[name]
     folder, out = qwens[model], tmp_path/'out'
@@ -187,6 +188,7 @@ def test_a_worker_that_is_killed_is_replaced(cards, few, code_rank, on_cpu, tmp_
     assert 'SIGKILL' in said and same(out, on_cpu)
     assert [cards for cards,_ in loads_of(env)] == [[0], [0]]
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_loads_is_started_again(cards, few, code_rank, on_cpu, tmp_path):
     env, out = cards(faults=[dict(within='coderank_qdrant.loading:load_body', do='kill', call=1, once=True)]), tmp_path/'out'
     said = embed(few, out, code_rank, env)

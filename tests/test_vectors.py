@@ -19,9 +19,9 @@ def cosines(a, b): return np.array([a[i] @ b[i] for i in a])
 
 @pytest.fixture(scope='module')
 def some(tmp_path_factory, texts):
-    "200 random chunks."
+    "60 random chunks."
     root = tmp_path_factory.mktemp('c')/'some'
-    write_file(root, 'docs/a_chunks.json', random.Random(0).sample(texts, 200))
+    write_file(root, 'docs/a_chunks.json', random.Random(0).sample(texts, 60))
     return root
 
 def test_agrees_with_encode_alone(some, tmp_path):
