@@ -37,6 +37,7 @@ def wait_for(ready, what, seconds=300):
 
 def left_of_ray(): return {p.name for p in Path('/tmp').glob('ray_*')}
 
+@pytest.mark.slow  # an address where nobody answers took Ray 820 s once
 def test_no_ray_and_addresses_that_are_none(subset, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ray', None)
     with pytest.raises(InputError, match=r'coderank_qdrant\[ray\]'): embed_corpus(subset, tmp_path/'out', engine='ray')
