@@ -132,6 +132,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'coderank_qdrant.cluster.cluster_size': ( 'cluster.html#cluster_size',
                                                                                    'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.count_seats': ('cluster.html#count_seats', 'coderank_qdrant/cluster.py'),
+                                         'coderank_qdrant.cluster.find_head': ('cluster.html#find_head', 'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.find_nodes': ('cluster.html#find_nodes', 'coderank_qdrant/cluster.py'),
                                          'coderank_qdrant.cluster.forget_token': ( 'cluster.html#forget_token',
                                                                                    'coderank_qdrant/cluster.py'),

@@ -2,7 +2,7 @@
 import os, shutil
 import numpy as np
 import pytest, torch
-from conftest import make_bert, make_modernbert, make_nomic_bert, make_qwen2, make_qwen3, read_jsonl, run_cli, summary_of, write_file
+from conftest import also, make_bert, make_modernbert, make_nomic_bert, make_qwen2, make_qwen3, read_jsonl, run_cli, summary_of, write_file
 from coderank_qdrant.command import InputError
 from coderank_qdrant.encoder import load_encoder
 from coderank_qdrant.models import MODELS, find_model, folder_card, frame, load_tokenizer, tokenize, with_max_length
@@ -27,7 +27,7 @@ def native(folder, cls, pool, texts, **config):
 
 def lines(out): return {l['id'].split(':', 1)[1]: l for l in read_jsonl(out/'mixed_embeddings.jsonl')}
 
-@pytest.mark.parametrize('layers', [2, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('layers', [2, also(12)])
 def test_coderankembed_layout_through_the_command(mixed, tmp_path, layers):
     from transformers import NomicBertModel
     folder = make_nomic_bert(tmp_path/'models/CodeRankEmbed', layers=layers, inner=256 if layers == 2 else 3072)

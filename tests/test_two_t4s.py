@@ -188,7 +188,6 @@ def test_a_worker_that_is_killed_is_replaced(cards, few, code_rank, on_cpu, tmp_
     assert 'SIGKILL' in said and same(out, on_cpu)
     assert [cards for cards,_ in loads_of(env)] == [[0], [0]]
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_loads_is_started_again(cards, few, code_rank, on_cpu, tmp_path):
     env, out = cards(faults=[dict(within='coderank_qdrant.loading:load_body', do='kill', call=1, once=True)]), tmp_path/'out'
     said = embed(few, out, code_rank, env)
