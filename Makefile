@@ -25,10 +25,8 @@ demo: $(VENV)/installed
 leftovers: $(VENV)/installed
 	$(BIN)/python tests/leftovers.py
 
-# what takes longest, the notebook for Kaggle, begins first, beside the others
 test: leftovers
-	$(BIN)/nbdev_test --timing nbs/kaggle.ipynb & longest=$$!; \
-	$(BIN)/nbdev_test --timing --skip-file-re '^([_.]|kaggle\.ipynb)'; rest=$$?; wait $$longest && exit $$rest
+	$(BIN)/nbdev_test --timing
 	$(BIN)/python -m pytest -q -rs -m 'not slow and not alone' -n 2 --dist loadfile
 	$(BIN)/python -m pytest -q -rs -m 'not slow and alone'
 
