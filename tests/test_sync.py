@@ -73,6 +73,7 @@ def test_inside_of_the_source_nothing_of_ours_is_read(project):
     assert sync(project, out)['changed'] is False
 
 def test_the_command(project, tmp_path):
+    later(project)
     code, out, err = run_cli(project, tmp_path/'out', '--json', '--devices', 'cpu')
     assert code == 0 and json.loads(out)['documents'] == 13, err
     code, out, err = run_cli(project, tmp_path/'out', '--devices', 'cpu')
