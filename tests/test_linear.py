@@ -31,7 +31,8 @@ def seconds(work, start, piece, size, times=1):
     return min(took)
 
 def add_squares(_): sum(i * i for i in range(1_000_000))
-def a_second(): return max(1, min(seconds(add_squares, '', 'x', 1) for _ in range(3)) / .06)
+def a_second(): return min(seconds(add_squares, '', 'x', 1) for _ in range(3)) / .06
+def within(took, limit): return took < limit or took < limit * a_second()  # which is only measured where it is needed
 
 @pytest.mark.parametrize('name', WORK)
 def test_a_megabyte_in_a_second(name):
@@ -39,7 +40,7 @@ def test_a_megabyte_in_a_second(name):
         small, large = (seconds(WORK[name], start, piece, size, 2) for size in (20_000, 40_000))
         assert large < .05 or large < 3 * small, f'{name} of {piece!r}: {small:.3f} s, and {large:.3f} s for twice as much'
         whole = seconds(WORK[name], start, piece, 1_000_000)
-        assert whole < 2 * a_second(), f'{name} of {piece!r}: {whole:.1f} s'
+        assert within(whole, 2), f'{name} of {piece!r}: {whole:.1f} s'
 
 TOKENS = ['ghp_', 'eyJ', 'eyJaaaaaaaaaa.', 'sk-', 'sk-aT3BlbkFJ', 'AKIA2222', '-----BEGIN PRIVATE KEY-----', '-----BEGIN A ', 'AccountKey=a', '://a:bbbbbbbbbbbbbb', 'xoxb-1-', 'hf_aaaaaaaa', '@']
 ALL_HINTS = 'AKIAJ5QZ3NVW7YHTKM2X eyJabcdefghijk T3BlbkFJq AIzaSy xoxb-1 ://u:abcdefghijkl _aaaaaaaaaaaaaaaaaaaaaaaa '
@@ -49,7 +50,7 @@ def test_looking_for_keys_in_a_megabyte(piece):
     "Beginnings of keys, behind a line that makes all forms be looked for."
     small, large = (seconds(find_secrets_all, ALL_HINTS, piece, size, 2) for size in (100_000, 200_000))
     assert large < .05 or large < 3 * small
-    assert seconds(find_secrets_all, ALL_HINTS, piece, 1_000_000) < a_second()
+    assert within(seconds(find_secrets_all, ALL_HINTS, piece, 1_000_000), 1)
 
 def find_secrets_all(text): return list(find_secrets(text))
 
@@ -62,12 +63,12 @@ def test_cutting_a_megabyte_without_a_space(piece, path):
     cut('x ' * 100)
     small, large = (seconds(cut, '', piece, size, 3) for size in (250_000, 500_000))
     assert large < .2 or large < 3 * small, f'{small:.2f} s, and {large:.2f} s for twice as much'
-    assert seconds(cut, '', piece, 1_000_000) < a_second()
+    assert within(seconds(cut, '', piece, 1_000_000), 1)
 
 @pytest.mark.parametrize('piece', ['1', '1234567890123456789012 ', ' ', '-1', '[', '"a",', '12345678901234567890a'])
 def test_reading_a_megabyte_of_json(piece):
     def read(text): load_json(b'["' + text.replace('"', "'").encode() + b'", 1]')
-    assert seconds(read, '', piece, 1_000_000) < .5 * a_second()
+    assert within(seconds(read, '', piece, 1_000_000), .5)
 
 def slow_stretch(text, spans, width):
     "The same choice, made the long way."
