@@ -1,5 +1,5 @@
 "Downloads from a pretended hub on loopback: resumed, checked, told about, refused with a reason."
-import json, os, re, shutil, signal, socket, subprocess, sys, time
+import contextlib, glob, json, os, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 import pytest
 from conftest import free_port, make_bert, write_file
@@ -90,16 +90,19 @@ def test_a_busy_hub_is_asked_again(hub, tmp_path):
     hub.answer('/cdn/', 503)
     assert child(hub, tmp_path, FOUND)[1] == 'hub'
 
-def _size(file):
-    "Of a file that may be renamed at any moment."
-    try: return file.stat().st_size
-    except FileNotFoundError: return 0
+def _arrived(home):
+    "Bytes of the parts below `home`, whose files and folders may go at any moment."
+    parts = glob.glob(f'{home}/**/*.incomplete', recursive=True, include_hidden=True)
+    size = 0
+    for part in parts:
+        with contextlib.suppress(FileNotFoundError): size += os.stat(part).st_size
+    return size
 
 def killed(hub, home, after):
     "A download whose process is killed when so many bytes are in the cache."
     p = subprocess.Popen([sys.executable, '-c', FIND + 'find()'], env=hub.environment(home), stderr=subprocess.DEVNULL)
     until = time.time() + 40
-    while sum(map(_size, Path(home).rglob('*.incomplete'))) < after:
+    while _arrived(home) < after:
         assert time.time() < until and p.poll() is None
         time.sleep(.02)
     p.send_signal(signal.SIGKILL)
