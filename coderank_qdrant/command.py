@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['REASONS', 'STREAMS', 'InputError', 'one_of', 'listed', 'reason', 'os_reason', 'option_parser', 'Ended',
            'ending_on_signals', 'Steady', 'steady_streams', 'say', 'show', 'called', 'run_command', 'command',
-           'print_json', 'within']
+           'import_to_stay', 'print_json', 'within']
 
 # %% ../nbs/01_command.ipynb #41d76a1d
-import argparse, errno, os, signal, sys, threading
+import argparse, errno, gc, os, signal, sys, threading
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from functools import wraps
+from importlib import import_module
 import orjson
 from fastcore.script import anno_parser
 from .show import printable
@@ -201,8 +202,23 @@ def command(func:Callable # What a command does
     @wraps(func)
     def script(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
-        return run_command(func, sys.argv[1:])
+        code = run_command(func, sys.argv[1:])
+        gc.freeze()  # the system takes everything back at once
+        return code
     return script
+
+# %% ../nbs/01_command.ipynb #e9a53c02
+def import_to_stay(name:str # A large library's, such as 'sentence_transformers'
+                  ): # The module
+    "Import what is used to the end of the process, and spare it Python's search for garbage."
+    if name in sys.modules: return sys.modules[name]
+    gc.collect()  # what is garbage now shall not stay
+    on = gc.isenabled()
+    gc.disable()
+    try: return import_module(name)
+    finally:
+        gc.freeze()
+        if on: gc.enable()
 
 # %% ../nbs/01_command.ipynb #279943b7
 def print_json(value # Anything orjson can write

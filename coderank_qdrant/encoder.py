@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from .command import InputError
+from .command import InputError, import_to_stay
 from .machine import gpu_capability
 from .models import DTYPES, ModelCard, first_line
 from .loading import Int8Linear, NoRoom, is_oom, load_body, load_head, read_table, short_oom
@@ -207,6 +207,7 @@ def check_precision(enc:Encoder, # A model just loaded
 # %% ../nbs/28_encoder.ipynb #3064e520
 def load_parts(card:ModelCard, folder:Path, device:str, precision:str, table:bool)->Encoder: # Untried
     "The parts of a model, put together."
+    import_to_stay('sentence_transformers')
     dtype = torch.float32 if device == 'cpu' and precision == 'int8' else DTYPES[precision]
     last = device.split('+')[-1]
     share_heads(gpu_capability(last))

@@ -11,11 +11,11 @@ __all__ = ['UNSEEN', 'COLOURS', 'GOOD', 'NEUTRAL', 'CAREFUL', 'BAD', 'STATES', '
 # %% ../nbs/00_show.ipynb #ad402f4c
 import re
 from collections.abc import Iterable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
 from fastcore.xml import A, Caption, Table, Tbody, Td, Th, Thead, Tr, to_xml
-from matplotlib.figure import Figure
 
 # %% ../nbs/00_show.ipynb #20d4d146
 def in_words(n:float # Bytes
@@ -134,20 +134,22 @@ def file_table(paths:list # Files, relative to the notebook
     return harmless(to_xml(Table(Tbody(*rows), cls='coderank'), indent=False))
 
 # %% ../nbs/00_show.ipynb #09c17ada
-class ShownFigure(Figure):
-    "A matplotlib figure that a notebook shows."
-    def _repr_png_(self):
-        file = BytesIO()
-        self.savefig(file, format='png', dpi=90)
-        return file.getvalue()
+def as_png(fig # A matplotlib figure
+          )->bytes:
+    "A figure as a notebook shows it."
+    file = BytesIO()
+    fig.savefig(file, format='png', dpi=90)
+    return file.getvalue()
 
 # %% ../nbs/00_show.ipynb #5f8e664b
 def new_figure(panels:int=1, # Panels, one below the other
                width:float=8, # Inches
                height:float=2.4 # Inches a panel
               )->tuple: # The figure, and the list of its axes
-    "A figure that needs no global state."
-    fig = ShownFigure(figsize=(width, height * panels), layout='constrained')
+    "A figure that needs no global state, and that a notebook shows."
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(width, height * panels), layout='constrained')
+    fig._repr_png_ = partial(as_png, fig)  # type: ignore[attr-defined]
     axes = fig.subplots(panels, squeeze=False)
     return fig, list(axes[:,0])
 
