@@ -43,7 +43,7 @@ told = []
 def find(hub_id='{HUB_ID}', watch=told.append): return find_weights('{NAME}', hub_id, inputs='/no/kaggle', told=watch)
 '''
 
-def child(hub, home, code, timeout=60, **more):
+def child(hub, home, code, timeout=240, **more):
     "Python with a hub cache of its own; what it prints last is returned as a value."
     p = subprocess.run([sys.executable, '-c', FIND + code], env=hub.environment(home, **more), capture_output=True, text=True, timeout=timeout)
     assert p.returncode == 0, p.stderr[-3000:]
@@ -303,6 +303,6 @@ print(json.dumps([refused, freed, sorted(p.name for p in hub_cache().glob('model
 def test_two_processes_fetch_each_byte_once(hub, sharded, tmp_path):
     hub.slow(40e6)
     both = [subprocess.Popen([sys.executable, '-c', FIND + FOUND], env=hub.environment(tmp_path), stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    out = [json.loads(p.communicate(timeout=60)[0].splitlines()[-1]) for p in both]
+    out = [json.loads(p.communicate(timeout=240)[0].splitlines()[-1]) for p in both]
     assert out[0][0] == out[1][0] and why_no_model(Path(out[0][0])) == ''
     for file in sharded.glob('*.safetensors'): assert hub.sent(file.name) == file.stat().st_size

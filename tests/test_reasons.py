@@ -193,7 +193,7 @@ def holding():
         assert started[-1].stdout.readline() == '1\n'
         return started[-1].pid
     yield hold
-    for process in started: process.communicate('\n', timeout=60)
+    for process in started: process.communicate('\n', timeout=240)
 
 def test_whoever_has_a_cache_is_named(holding, tmp_path):
     from coderank_qdrant.cache import VectorCache

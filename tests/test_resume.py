@@ -73,7 +73,7 @@ def test_interrupted_is_saved(number, code, subset, tiny, faulty, tmp_path):
     after_batches(out, 3)(p)
     p.send_signal(number)
     asked = time.time()
-    _, err = p.communicate(timeout=60)
+    _, err = p.communicate(timeout=240)
     assert p.returncode == code and 'goes on from there' in err and 'Traceback' not in err
     assert time.time() - asked < 10 and read_metrics(out/'metrics.jsonl')[0][-1]['state'] == 'Interrupted'
     assert not (out/'subset_embeddings.jsonl').exists()
