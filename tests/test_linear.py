@@ -34,13 +34,22 @@ def add_squares(_): sum(i * i for i in range(1_000_000))
 def a_second(): return min(seconds(add_squares, '', 'x', 1) for _ in range(3)) / .06
 def within(took, limit): return took < limit or took < limit * a_second()  # which is only measured where it is needed
 
+def in_time(limit, *given):
+    "Whether some work, as for `seconds`, is done in time; a machine that had a moment is asked again."
+    return any(within(seconds(*given), limit) for _ in range(3))
+
+def assert_linear(work, start, piece, size, least):
+    "Twice as much takes about twice as long, or less than `least` seconds; a machine that had a moment is asked again."
+    for times in 2, 4, 8:
+        small, large = (seconds(work, start, piece, length, times) for length in (size, 2 * size))
+        if large < least or large < 3 * small: return
+    raise AssertionError(f'{piece!r} behind {start!r}: {small:.3f} s, and {large:.3f} s for twice as much')
+
 @pytest.mark.parametrize('name', WORK)
 def test_a_megabyte_in_a_second(name):
     for start,piece in product(['', '# a'], PIECES):
-        small, large = (seconds(WORK[name], start, piece, size, 2) for size in (20_000, 40_000))
-        assert large < .05 or large < 3 * small, f'{name} of {piece!r}: {small:.3f} s, and {large:.3f} s for twice as much'
-        whole = seconds(WORK[name], start, piece, 1_000_000)
-        assert within(whole, 2), f'{name} of {piece!r}: {whole:.1f} s'
+        assert_linear(WORK[name], start, piece, 20_000, .05)
+        assert in_time(2, WORK[name], start, piece, 1_000_000), piece
 
 TOKENS = ['ghp_', 'eyJ', 'eyJaaaaaaaaaa.', 'sk-', 'sk-aT3BlbkFJ', 'AKIA2222', '-----BEGIN PRIVATE KEY-----', '-----BEGIN A ', 'AccountKey=a', '://a:bbbbbbbbbbbbbb', 'xoxb-1-', 'hf_aaaaaaaa', '@']
 ALL_HINTS = 'AKIAJ5QZ3NVW7YHTKM2X eyJabcdefghijk T3BlbkFJq AIzaSy xoxb-1 ://u:abcdefghijkl _aaaaaaaaaaaaaaaaaaaaaaaa '
@@ -48,9 +57,8 @@ ALL_HINTS = 'AKIAJ5QZ3NVW7YHTKM2X eyJabcdefghijk T3BlbkFJq AIzaSy xoxb-1 ://u:ab
 @pytest.mark.parametrize('piece', TOKENS)
 def test_looking_for_keys_in_a_megabyte(piece):
     "Beginnings of keys, behind a line that makes all forms be looked for."
-    small, large = (seconds(find_secrets_all, ALL_HINTS, piece, size, 2) for size in (100_000, 200_000))
-    assert large < .05 or large < 3 * small
-    assert within(seconds(find_secrets_all, ALL_HINTS, piece, 1_000_000), 1)
+    assert_linear(find_secrets_all, ALL_HINTS, piece, 100_000, .05)
+    assert in_time(1, find_secrets_all, ALL_HINTS, piece, 1_000_000)
 
 def find_secrets_all(text): return list(find_secrets(text))
 
@@ -61,14 +69,13 @@ def test_cutting_a_megabyte_without_a_space(piece, path):
     tokenizer = chunk_tokenizer()
     def cut(text): assert len(cut_document(text, path, tokenizer)) < 20
     cut('x ' * 100)
-    small, large = (seconds(cut, '', piece, size, 3) for size in (250_000, 500_000))
-    assert large < .2 or large < 3 * small, f'{small:.2f} s, and {large:.2f} s for twice as much'
-    assert within(seconds(cut, '', piece, 1_000_000), 1)
+    assert_linear(cut, '', piece, 250_000, .2)
+    assert in_time(1, cut, '', piece, 1_000_000)
 
 @pytest.mark.parametrize('piece', ['1', '1234567890123456789012 ', ' ', '-1', '[', '"a",', '12345678901234567890a'])
 def test_reading_a_megabyte_of_json(piece):
     def read(text): load_json(b'["' + text.replace('"', "'").encode() + b'", 1]')
-    assert within(seconds(read, '', piece, 1_000_000), .5)
+    assert in_time(.5, read, '', piece, 1_000_000)
 
 def slow_stretch(text, spans, width):
     "The same choice, made the long way."
