@@ -47,20 +47,23 @@ def result(process):
     assert process.returncode == 0, f'a run ended with {process.returncode}'
     return json.loads(told[-1])
 
-def cache_size(cache):
-    "Bytes of a cache and its log, which tell how far a run is: its lock keeps readers out."
-    return sum(Path(f'{cache}{end}').stat().st_size for end in ('', '-wal') if Path(f'{cache}{end}').exists())
+def chunks_done(metrics):
+    "Chunks that have their vectors, by the last batch that a run told of."
+    if not metrics.exists(): return 0
+    with open(metrics, 'rb') as file:
+        file.seek(max(metrics.stat().st_size - 10_000, 0))
+        told = [line for line in file.read().splitlines(keepends=True)[1:] if line.endswith(b'\n') and line.startswith(b'{"event":"batch"')]
+    return json.loads(told[-1])['done'] if told else 0
 
-def killed_and_continued(root, out, model, bytes_at):
+def killed_and_continued(root, out, model, chunks):
     "Seconds from the start of the second run to its first new batch, and what it said at the end."
     shutil.rmtree(out, ignore_errors=True)
-    first = start('one', root, out, model)
-    while cache_size(out/'vectors.sqlite') < bytes_at:
+    first, metrics = start('one', root, out, model), out/'metrics.jsonl'
+    while chunks_done(metrics) < chunks:
         assert first.poll() is None, 'the run was over before it could be killed'
         time.sleep(.2)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    metrics = out/'metrics.jsonl'
     def batches(): return sum(b'"batch"' in line for line in metrics.read_bytes().splitlines())
     before = batches()
     started = time.perf_counter()
@@ -114,8 +117,7 @@ def main():
             print(f'{size:,} chunks, {told["texts"]:,} texts: {told["seconds"]:,.1f} s, {size / told["seconds"]:,.0f} chunks/s, at most {told["peak"]:,.0f} MB, JSONL {told["jsonl"]:.2f} GB', flush=True)
         root, out = folder/f'corpus{max(sizes)}', folder/f'out{max(sizes)}'
         if args.kill:
-            half = (out/'vectors.sqlite').stat().st_size / 2
-            wait, told = killed_and_continued(root, folder/'killed', model, half)
+            wait, told = killed_and_continued(root, folder/'killed', model, max(sizes) // 2)
             same = (folder/'killed').joinpath(f'{root.name}_embeddings.jsonl').read_bytes() == out.joinpath(f'{root.name}_embeddings.jsonl').read_bytes()
             print(f'killed half-way: the next run had its first new batch after {wait:.1f} s, computed {told["computed"]:,} of {told["texts"]:,} texts; the same bytes: {same}', flush=True)
         if args.index: index_all(root, out, folder/'some', model, folder, max(sizes))
