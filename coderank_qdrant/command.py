@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REASONS', 'STREAMS', 'InputError', 'one_of', 'listed', 'reason', 'os_reason', 'option_parser', 'Ended',
            'ending_on_signals', 'Steady', 'steady_streams', 'say', 'show', 'called', 'run_command', 'command',
-           'import_to_stay', 'print_json', 'within']
+           'print_json', 'import_to_stay', 'within']
 
 # %% ../nbs/01_command.ipynb #41d76a1d
 import argparse, errno, gc, os, signal, sys, threading
@@ -203,9 +203,18 @@ def command(func:Callable # What a command does
     def script(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
         code = run_command(func, sys.argv[1:])
-        gc.freeze()  # the system takes everything back at once
+        gc.freeze()  # the system takes everything back at once, see `import_to_stay`
         return code
     return script
+
+# %% ../nbs/01_command.ipynb #279943b7
+def print_json(value # Anything orjson can write
+              ):
+    "Print one JSON document, in UTF-8 whatever the encoding of the terminal."
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2) + b'\n'
+    if isinstance(sys.stdout, Steady): sys.stdout.write_bytes(text)
+    elif hasattr(sys.stdout, 'buffer'): sys.stdout.buffer.write(text)
+    else: sys.stdout.write(text.decode())  # a notebook's
 
 # %% ../nbs/01_command.ipynb #e9a53c02
 def import_to_stay(name:str # A large library's, such as 'sentence_transformers'
@@ -219,15 +228,6 @@ def import_to_stay(name:str # A large library's, such as 'sentence_transformers'
     finally:
         gc.freeze()
         if on: gc.enable()
-
-# %% ../nbs/01_command.ipynb #279943b7
-def print_json(value # Anything orjson can write
-              ):
-    "Print one JSON document, in UTF-8 whatever the encoding of the terminal."
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2) + b'\n'
-    if isinstance(sys.stdout, Steady): sys.stdout.write_bytes(text)
-    elif hasattr(sys.stdout, 'buffer'): sys.stdout.buffer.write(text)
-    else: sys.stdout.write(text.decode())  # a notebook's
 
 # %% ../nbs/01_command.ipynb #e01ef6f7
 def within(seconds:float, # From now on

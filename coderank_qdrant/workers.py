@@ -301,17 +301,14 @@ def worker_environment(task:Task # What the worker loads
 
 # %% ../nbs/46_workers.ipynb #3671d4de
 BEGIN = dedent("""
-    import gc, sys
+    import sys
     from importlib.util import module_from_spec, spec_from_file_location
-    gc.disable()  # what is imported now stays, see `import_to_stay`
     if 'coderank_qdrant' not in sys.modules:
         spec = spec_from_file_location('coderank_qdrant', sys.argv[1])
         sys.modules[spec.name] = module_from_spec(spec)
         spec.loader.exec_module(sys.modules[spec.name])
-    from coderank_qdrant.workers import serve
-    gc.freeze()
-    gc.enable()
-    serve(int(sys.argv[2]))""")
+    from coderank_qdrant.command import import_to_stay
+    import_to_stay('coderank_qdrant.workers').serve(int(sys.argv[2]))""")
 
 def worker_command(fd:int # The worker's end of the socket
                   )->list: # A program and its arguments

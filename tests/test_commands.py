@@ -1,5 +1,5 @@
 "Commands: what they say, and how they end."
-import json
+import json, subprocess, sys
 import pytest
 from conftest import make_bert, run_cli, write_file
 from coderank_qdrant.corpus import read_corpus
@@ -26,6 +26,10 @@ def test_help_names_every_option():
     assert p.returncode == 0
     assert all(f'--{o}' in p.stdout for o in inspect.signature(embed_corpus).parameters if o not in ('root', 'keep'))
     assert '--max_bad' in p.stdout
+
+def test_what_draws_nothing_does_not_wait_for_matplotlib():
+    code = "import sys, coderank_qdrant.pipeline, coderank_qdrant.search, coderank_qdrant.workers; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == 'False\n'
 
 def test_a_dry_run_writes_nothing(corpus, tmp_path):
     p = run_cli(corpus, '--out', tmp_path/'out', '--profile', 'offline', '--dry_run')
