@@ -27,7 +27,7 @@ def workers_of(parent):
     for p in Path('/proc').glob('[0-9]*'):
         try: stat, cmd = (p/'stat').read_text(), (p/'cmdline').read_text()
         except OSError: continue
-        if int(stat.rpartition(')')[2].split()[1]) == parent and 'workers import serve' in cmd: found.append(int(p.name))
+        if int(stat.rpartition(')')[2].split()[1]) == parent and 'coderank_qdrant.workers' in cmd: found.append(int(p.name))
     return found
 
 def wait_for(p, ready, seconds=120):
