@@ -1350,6 +1350,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'coderank_qdrant/packing.py'),
                                          'coderank_qdrant.packing.is_unbroken': ('packing.html#is_unbroken', 'coderank_qdrant/packing.py'),
                                          'coderank_qdrant.packing.pack': ('packing.html#pack', 'coderank_qdrant/packing.py'),
+                                         'coderank_qdrant.packing.small_atoms': ('packing.html#small_atoms', 'coderank_qdrant/packing.py'),
                                          'coderank_qdrant.packing.stretches': ('packing.html#stretches', 'coderank_qdrant/packing.py'),
                                          'coderank_qdrant.packing.token_starts': ( 'packing.html#token_starts',
                                                                                    'coderank_qdrant/packing.py'),

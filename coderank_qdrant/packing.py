@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNBROKEN', 'ENDS', 'Atom', 'stretches', 'is_unbroken', 'token_starts', 'Meter', 'cut_position', 'cut_atom',
-           'units_of', 'pack', 'Lines']
+           'small_atoms', 'units_of', 'pack', 'Lines']
 
 # %% ../nbs/21_packing.ipynb #888d64ce
 import re
@@ -86,16 +86,31 @@ def cut_position(meter:Meter, # Of the text
 # %% ../nbs/21_packing.ipynb #eea9f9d5
 def cut_atom(atom:Atom, # Too large
              meter:Meter, # Of the text
-             size:int # Most tokens
+             size:int, # Most tokens
+             opening:int|None=None # Where its opening begins: the heading or the name in front of it
             )->Iterator[Atom]: # Small enough
-    "An atom in parts that fit."
-    start = atom.start
+    "An atom in parts that fit; the first leaves room for an opening of up to half a piece."
+    start = piece = atom.start
+    if opening is not None and meter.tokens(opening, start) <= size // 2: piece = opening
     while meter.tokens(start, atom.end) > size:
-        most = max(meter.after(start, size), start + 1)
+        most = max(meter.after(piece, size), start + 1)
         end = cut_position(meter, start, most)
         yield replace(atom, start=start, end=end, glue=False)
-        start = end
+        start = piece = end
     if start < atom.end: yield replace(atom, start=start)
+
+# %% ../nbs/21_packing.ipynb #5200b5a0
+def small_atoms(atoms:list, # Of `Atom`
+                meter:Meter, # Of the text
+                size:int # Most tokens
+               )->Iterator[Atom]: # Small enough
+    "Atoms, those that are too large in parts, of which the first stays with its opening."
+    opening = None
+    for atom in atoms:
+        parts = list(cut_atom(atom, meter, size, opening))
+        yield from parts
+        if not atom.glue: opening = None
+        elif parts and (opening is None or len(parts) > 1): opening = parts[-1].start
 
 # %% ../nbs/21_packing.ipynb #a08252cf
 def units_of(atoms:list, # Of `Atom`, each small enough
@@ -126,9 +141,8 @@ def pack(atoms:list, # Of `Atom`
          size:int # Most tokens
         )->list: # Lists of `Atom`, a list a piece
     "Atoms as pieces."
-    small = [part for atom in atoms for part in cut_atom(atom, meter, size)]
     pieces: list = []
-    for unit in units_of(small, meter, size):
+    for unit in units_of(list(small_atoms(atoms, meter, size)), meter, size):
         room = False
         if pieces:
             start = pieces[-1][0].start
