@@ -17,7 +17,7 @@ def static_batch_size(model_gb:float, # Weights in memory, GB
                       reserve_gb:float=1, # Kept free, GB
                       per_chunk_gb:float=.1 # What one chunk is thought to need, GB
                      )->int: # Chunks a batch, 4 to 32; raises `InputError` where the model does not fit
-    "The mission's formula: `(15 GB - model - 1 GB) / 0.1 GB per chunk`, clamped to 4-32."
+    "The formula of the project's first specification: `(15 GB - model - 1 GB) / 0.1 GB per chunk`, clamped to 4-32."
     n = (total_gb - model_gb - reserve_gb) / per_chunk_gb
     if n <= 0:
         raise InputError(f'A model of {model_gb:.1f} GB does not fit: {total_gb} GB less {reserve_gb} GB reserve '

@@ -94,7 +94,7 @@ class VectorCache:
         try: self._open()
         except sqlite3.OperationalError as e: self._refuse(database_reason(self.path, e))
         except sqlite3.DatabaseError as e:
-            self._refuse(f'is no vector cache or is damaged ({e}). Move it away; what it held is computed anew')
+            self._refuse(f'is no vector cache or is damaged ({e}). Move it away; what it held is computed again')
 
     def _open(self):
         for setting in f'page_size={PAGE}', 'locking_mode=exclusive', 'journal_mode=wal', 'synchronous=normal':
@@ -137,7 +137,7 @@ class VectorCache:
         try: yield from self.db.execute(sql, args)
         except sqlite3.OperationalError as e: self._refuse(database_reason(self.path, e))
         except sqlite3.DatabaseError as e:
-            self._refuse(f'is damaged ({e}). Move it away; what it held is computed anew')
+            self._refuse(f'is damaged ({e}). Move it away; what it held is computed again')
 
     def model_id(self, fingerprint):
         "The number of a fingerprint, given when it is first seen."
@@ -235,7 +235,7 @@ def _read_windows(cache, model, hashes):
 def refuse_damaged(cache:VectorCache)->NoReturn: # Raises `InputError`
     "A vector was damaged after the run had found it whole."
     raise InputError(f'A vector in {cache.path} is damaged. Run the same coderank_embed command again: '
-                     'what is damaged is computed anew.')
+                     'what is damaged is computed again.')
 
 # %% ../nbs/36_cache.ipynb #2264e08b
 def get_vectors(cache:VectorCache, # The cache

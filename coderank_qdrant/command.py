@@ -166,7 +166,7 @@ def show(text # Any value
 def called(func:Callable, # What the command does
            argv:list # Arguments, without the program's name
           )->int: # Exit code
-    "Call a function with what was typed, and turn faults people can mend into one line."
+    "Call a function with what was typed, and turn faults people can fix into one line."
     given = vars(option_parser(func).parse_args(argv))
     args = {name: value for name,value in given.items() if name not in ('pdb', 'xtra', 'debug')}  # of all commands
     try:

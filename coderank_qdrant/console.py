@@ -77,7 +77,7 @@ class Every:
         self.seconds, self.last = seconds, last
 
     def __call__(self, now:float)->bool:
-        "Whether enough time has passed; if so, it begins anew."
+        "Whether enough time has passed; if so, it begins again."
         if now - self.last < self.seconds: return False
         self.last = now
         return True

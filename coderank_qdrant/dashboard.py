@@ -99,7 +99,7 @@ def show_download(event:Event # A 'download' event
 
 # %% ../nbs/43_dashboard.ipynb #dc68d7f8
 AGAIN = 'What is done is saved. Run it again to go on from there.'
-MEND = 'The error says why. What is done is saved: mend the cause, run it again, and it goes on from there.'
+MEND = 'The error says why. What is done is saved: fix the cause, run it again, and it goes on from there.'
 ADVICE = dict(Stopped=AGAIN, Interrupted=AGAIN, Failed=MEND)
 
 def end_counts(view:View)->str: # A sentence, or ''

@@ -51,7 +51,7 @@ class PartFile:
 
     def truncate(self):
         "The server sends everything again."
-        if self.file.tell(): raise OSError('a file can only be begun anew from its start')
+        if self.file.tell(): raise OSError('a file can only be started again from its beginning')
         self.hash = hashlib.sha256()
         return self.file.truncate()
 
@@ -106,7 +106,7 @@ def fetch_file(facts:HubFacts, # Of the model
     def fetch(): return fetch_once(facts, name, stop)
     def grown(): return file_size(part)
     with WeakFileLock(lock):
-        for _ in range(2):  # a part of an earlier try may have been spoilt; a file fetched anew is not
+        for _ in range(2):  # a part of an earlier try may have been spoilt; a file that is fetched again is not
             whole = bytes_here(facts, name) == facts.files[name][0] and not part.exists()
             if whole or patiently(fetch, grown, wait=wait): return
     raise InputError(f'{facts.hub_id}: the bytes of {name} are not those the hub lists (sha256 differs)')

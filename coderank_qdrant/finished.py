@@ -48,7 +48,7 @@ def run_files(out, # Output folder of a finished run, or a `Run`
     if not is_summary(summary): raise InputError(f'{file} is no summary of a run. Run coderank_embed again.')
     jsonl = out/f'{file.name.removesuffix(SUMMARY)}_embeddings.jsonl'
     if not jsonl.is_file():
-        raise InputError(f'{jsonl} is missing. Run coderank_embed again; it writes the file anew.')
+        raise InputError(f'{jsonl} is missing. Run coderank_embed again; it writes the file again.')
     cache = out/'vectors.sqlite'
     return summary, jsonl, cache if cache.is_file() else None
 
@@ -70,10 +70,10 @@ def read_lines(jsonl # The JSONL of a run
             try: found = orjson.loads(line)
             except orjson.JSONDecodeError:
                 raise InputError(f'{jsonl}, line {number} is not JSON. '
-                                 'Run coderank_embed again; it writes the file anew.') from None
+                                 'Run coderank_embed again; it writes the file again.') from None
             if not is_line(found):
                 raise InputError(f'{jsonl}, line {number} is no chunk of a run. '
-                                 'Run coderank_embed again; it writes the file anew.')
+                                 'Run coderank_embed again; it writes the file again.')
             yield found
 
 # %% ../nbs/56_finished.ipynb #4a23c2a6
@@ -132,4 +132,4 @@ def check_whole(summary:dict, # Of the run
     wanted = outputs.get(jsonl.name) if isinstance(outputs, dict) else outputs
     if not wanted or file_facts(jsonl) == wanted: return
     raise InputError(f'{jsonl} is not as the run wrote it: its hash is not the one in the summary. '
-                     'Run coderank_embed again; it writes the file anew.')
+                     'Run coderank_embed again; it writes the file again.')

@@ -189,7 +189,7 @@ def prepare_store(store, # A store that is open
     why = why_not_same(store.about, about) if store.about else ''
     if why and not recreate:
         raise InputError(f'{store.name} is another collection: {why}. '
-                         'Name another --location, or make it anew with --recreate.')
+                         'Name another --location, or build it again with --recreate.')
     if why: store.drop()
     if not store.about: store.create(about)
     store.loading()
@@ -384,7 +384,7 @@ def index_run(out, # Output folder of a finished run, or a `Run`
               collection:str=None, # Name of the collection on a server; the corpus's own by default
               api_key:str=None, # The server's key; QDRANT_API_KEY by default
               prune:bool=False, # Remove points of chunks that left the corpus
-              recreate:bool=False, # Make a collection of another model or other settings anew
+              recreate:bool=False, # Replace a collection that has another model or other settings
               navigation:str='keep', # omit: leave out texts that are nothing but links
               titles:bool=False, # Count the words of a document's title as words of its chunks
               quantize:str='auto', # 8-bit copies of vectors, searched first: yes, no, or auto: from 100,000 chunks on

@@ -168,7 +168,7 @@ def gpu_memory(device:str # 'cuda:N'
 # %% ../nbs/02_machine.ipynb #0fac1096
 def forget_peak(devices:Iterable # 'cpu' or 'cuda:N' each
                ):
-    "Begin to watch for the most memory anew."
+    "Begin again to watch for the most memory."
     for device in devices:
         if device != 'cpu': torch.cuda.reset_peak_memory_stats(device)
 

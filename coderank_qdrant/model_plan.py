@@ -143,7 +143,7 @@ def check_patience(model:ModelPlan, # With its work
     days = tokens / expected_speed(model.weights, model.placement) / 86400
     if model.on_gpu or insist or days <= 1: return
     raise InputError(f'{model.card.name} would take about {days:.0f} days on this CPU for {tokens:,} tokens. '
-                     'Use a GPU, --profile light or offline, or insist with --devices cpu.')
+                     'Use a GPU, --profile light or offline, or ask for it with --devices cpu.')
 
 # %% ../nbs/38_model_plan.ipynb #66574e1d
 def first_budget(model:ModelPlan)->int: # Tokens a batch, or with 'static' rows a batch

@@ -120,7 +120,7 @@ def link_words(path:Path, # Any file or folder
     target = path.resolve()
     if target == root or root in target.parents:
         return f'a link to {target.relative_to(root).as_posix()}, which is read there'
-    return 'a link that leads out of the folder, not followed; --follow_links insists'
+    return 'a link that leads out of the folder, not followed; --follow_links follows it'
 
 def file_bytes(file # A path
               )->int: # 0 where nobody can tell
@@ -182,7 +182,7 @@ def recall(name:str # Such as 'hashes.json'
 def remember(name:str, # Such as 'hashes.json'
              facts:dict # Added to what is kept
             ):
-    "Keep facts, written beside and renamed; where there is no place to write they are found anew next time."
+    "Keep facts, written beside and renamed; where there is no place to write they are found again next time."
     file = kept_file(name)
     part = file.with_name(f'{name}.{os.getpid()}')
     if not file.is_absolute(): return

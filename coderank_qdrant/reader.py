@@ -390,7 +390,7 @@ def lacking(store:Store, # A store that is open
     "What newer collections have, and this one has not."
     if 'header' not in store.about['bm25']:
         yield ('It was made by an earlier version: words in paths, symbols and headings are not counted. '
-               'coderank_index with --recreate makes it anew.')
+               'coderank_index with --recreate builds it again.')
     found = islice(all_records(store, {'content_type': ['code']}, list(PLACES)), sample)
     payloads = [record.payload or {} for record in found]
     known = dict(lines=any(map(hit_span, payloads)), symbols=any(payload.get('symbol') for payload in payloads))

@@ -205,7 +205,7 @@ def find_ranker(name:str, # CodeRankLLM, or the folder or hub id of a reranker
 def rerank_hits(hits:list, # Best first
                 query:str, # What was asked
                 ranker:Callable # Function of (query, texts): places, best first
-               )->list: # The same hits, put in order anew; `rank_before` says where each was
+               )->list: # The same hits, put in order again; `rank_before` says where each was
     "Put hits in the order of a reranker."
     places = list(range(len(hits)))
     if len(hits) > 1: places = ranker(query, [hit.text for hit in hits])

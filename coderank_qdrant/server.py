@@ -60,7 +60,7 @@ def check_key(address:str, # Of the server
     if not key or parts.scheme == 'https' or is_here(parts.hostname or ''): return
     if os.environ.get('QDRANT_INSECURE') == '1': return
     raise InputError(f'{address} would get its key unencrypted, where everybody on the way can read it. Use https, '
-                     'or set QDRANT_INSECURE=1 to insist.')
+                     'or set QDRANT_INSECURE=1 to send it all the same.')
 
 # %% ../nbs/61_server.ipynb #894fc7ff
 BUSY = 408, 429, 500, 502, 503, 504 # HTTP

@@ -78,7 +78,7 @@ def check_environment(): # HTML, for the last line of a notebook cell
 def default_profile(profile:str='auto', # 'auto' or any profile
                     gpus:int=None # How many there are, looked up by default
                    )->str: # A profile: see chapter routing
-    "The mission's models on Kaggle with a GPU, the packaged one elsewhere; anything else stays as it is."
+    "The models of `coderank` on Kaggle with a GPU, the packaged one elsewhere; anything else stays as it is."
     if profile != 'auto': return profile
     if gpus is None: gpus = gpu_count()
     return 'coderank' if on_kaggle() and gpus else 'offline'

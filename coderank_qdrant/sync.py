@@ -195,7 +195,7 @@ def sync(src, # Folder of code and documents
          out, # Folder for all that is made of it
          location:str=None, # A folder, or http://HOST:PORT of a server; `OUT/index` by default
          api_key:str=None, # The server's key; QDRANT_API_KEY by default
-         recreate:bool=False, # Make a collection of another model or other settings anew
+         recreate:bool=False, # Replace a collection that has another model or other settings
          quiet:bool=False, # Keep what the steps say in a file, the first time too
          writing:Callable=nullcontext, # Makes what is entered while the collection is written
          **settings # For `sync_settings`
@@ -222,7 +222,7 @@ def sync_words(report:dict # From `sync`
     "What was done, in words."
     seconds = f'{report["seconds"]:.1f} s'
     if not report['changed']: return f'Nothing has changed; looked in {seconds}.'
-    text = (f'{report["location"]} is up to date: {report["documents"]} documents, {report["cut"]} of them cut anew; '
+    text = (f'{report["location"]} is up to date: {report["documents"]} documents, {report["cut"]} of them cut again; '
             f'{report["chunks"]} chunks, {report["embedded"]} texts embedded, {report["written"]} points written, '
             f'{report["removed"]} removed; {seconds}.')
     if report['problems']: text += f' {report["problems"]} documents could not be cut, see the summary in chunks.'
@@ -308,7 +308,7 @@ def coderank_sync(src:str, # Folder of code and documents
                   models_dir:str=None, # Folder with a folder of weights for each model
                   collection:str=None, # Name of the collection on a server; the source's name by default
                   api_key:str=None, # The server's key; QDRANT_API_KEY by default
-                  recreate:bool=False, # Make a collection of another model or other settings anew
+                  recreate:bool=False, # Replace a collection that has another model or other settings
                   watch:bool=False, # Stay, and do the same after each change
                   json:bool=False # Print what was done as JSON, with --watch a document for each round
                  ):

@@ -200,7 +200,7 @@ def summary_words(summary:dict # From `summary`
         lines.append(f'not plain UTF-8, and decoded: {count_words(len(summary["reencoded"]), "document")}: {names}')
     if summary['renamed']:
         names = ', '.join(list(summary['renamed'])[:3])
-        lines.append(f'under a mended name: {count_words(len(summary["renamed"]), "document")}: {names}')
+        lines.append(f'under a changed name: {count_words(len(summary["renamed"]), "document")}: {names}')
     if summary['nbdev_modules']:
         modules = count_words(summary['nbdev_modules'], 'module')
         lines.append(f'exported by nbdev: {modules}; notebooks hold the same code')

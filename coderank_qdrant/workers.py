@@ -183,7 +183,7 @@ class Worker:
 
     def send(self, job:Job, rows:list): raise NotImplementedError # begin a job; rows of token ids
     def receive(self)->tuple: raise NotImplementedError # as `finish`, or ('ready', facts); raises `Died`
-    def replace(self): raise NotImplementedError # begin anew, under the same name
+    def replace(self): raise NotImplementedError # begin again, under the same name
     def give_up(self, silent:float): raise NotImplementedError # end it: no answer for so many seconds
 
     def flush(self): # have it write down what it holds; only workers that hold anything need it

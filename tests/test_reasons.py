@@ -79,7 +79,7 @@ def whole(tiny, tmp_path_factory):
     root = tmp_path_factory.mktemp('whole')
     write_file(root/'in', 'docs/a_chunks.json', ['a text of the caf\u00e9', 'another text'])
     (root/'src').mkdir()
-    (root/'src/a.md').write_text('# Caf\u00e9\n\nA text of several words.\n' + 'Words and more words, line by line.\n\n' * 3000)
+    (root/'src/a.md').write_text('# Caf\u00e9\n\nA text of several words.\n' + 'Words and more words, line by line.\n\n' * 300)
     code = ('from coderank_qdrant.pipeline import embed_corpus as e; from coderank_qdrant.index import index_run as i\n'
             f'i(e("in", "out", profile={str(tiny)!r}, devices="cpu"), "index")')
     subprocess.run([sys.executable, '-c', code], cwd=root, check=True, capture_output=True)  # a process of its own: Edge's threads are not forked

@@ -80,7 +80,7 @@ def test_the_command(project, tmp_path):
     assert (code, out) == (0, '') and 'Nothing has changed' in err, err
     (project/'README.md').write_text('# Ledger\n\nKeeps all accounts.\n')
     code, out, err = run_cli(project, tmp_path/'out', '--devices', 'cpu')
-    assert code == 0 and 'is up to date: 13 documents, 1 of them cut anew; 13 chunks, 1 texts embedded' in err.splitlines()[-1], err
+    assert code == 0 and 'is up to date: 13 documents, 1 of them cut again; 13 chunks, 1 texts embedded' in err.splitlines()[-1], err
     assert len(err.splitlines()) == 1, 'what the steps say is in sync.log'
     code, out, err = run_cli(tmp_path/'nowhere', tmp_path/'out')
     assert (code, out) == (2, '') and 'No folder at' in err
