@@ -152,7 +152,8 @@ def code_questions(out, asked):
     words = [(' '.join(name_words(name)), gold) for name,gold in symbols[MOST:] if len(name_words(name)) > 1]
     asked += [question('symbol in words', name, gold, lines) for name,gold in words[:MOST//2]]
     asked += [question('method', SYMBOL[i % 4].format(name), gold, lines) for i,(name,gold) in enumerate(methods[:MOST//2])]
-    return asked + [question('file', FILE[i % 3].format(name), gold, lines) for i,(name,gold) in enumerate(files[:MOST//2])]
+    asked += [question('file', FILE[i % 3].format(name), gold, lines) for i,(name,gold) in enumerate(files[:MOST//2])]
+    return [dict(q, qid=f'{q["kind"]}-{i}') for i,q in enumerate(asked)]
 
 def pools(store, questions):
     "What each way of searching finds for each question, before any rule."

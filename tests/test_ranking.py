@@ -2,11 +2,13 @@
 import json
 import numpy as np
 import pytest
+from bench_ranking import code_questions, made_run, pools
 from conftest import run_cli, write_file
 from fastcore.basics import AttrDict
 from coderank_qdrant.command import InputError
 from coderank_qdrant.fusion import background_of, calibrated, fuse_scores, make_background
 from coderank_qdrant.index import index_run
+from coderank_qdrant.judged import check_known
 from coderank_qdrant.pipeline import embed_corpus
 from coderank_qdrant.ranking import RULES, asked_names, asked_owners, defined_names, names_in_text, rank_hits, seldom_meant
 from coderank_qdrant.search import search
@@ -132,3 +134,13 @@ def test_the_background_is_the_collections(index):
         background = background_of(store, name)
         assert background is background_of(store, name) and len(background.starts) == store.count()
         assert 0 < background.near < 1
+
+def test_make_quality_can_ask_about_code(tmp_path):
+    "Questions made from a package: each has an answer in the collection, and most are found."
+    questions = code_questions(tmp_path/'out', made_run('pluggy', tmp_path))
+    assert {q['kind'] for q in questions} >= {'docstring', 'symbol', 'file'} and len({q['qid'] for q in questions}) == len(questions)
+    with opened(tmp_path/'index') as store:
+        assert check_known([q for q in questions if any(q['judgments'].values())], store) == 0
+        asked = list(pools(store, questions[::5]))
+    right = [any(hit.metadata['text_hash'] in q['judgments'] for hit in rank_hits(lists['scores'], q['query'])[:10]) for q,lists in asked]
+    assert sum(right) > .7 * len(right), right
