@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['REASONS', 'STREAMS', 'InputError', 'one_of', 'listed', 'reason', 'os_reason', 'option_parser', 'Ended',
            'ending_on_signals', 'Steady', 'steady_streams', 'say', 'show', 'called', 'run_command', 'command',
-           'print_json', 'import_to_stay', 'within']
+           'print_json', 'import_to_stay', 'no_progress', 'within']
 
 # %% ../nbs/01_command.ipynb #41d76a1d
-import argparse, errno, gc, os, signal, sys, threading
+import argparse, errno, gc, os, signal, sys, threading, time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from functools import wraps
@@ -230,8 +230,13 @@ def import_to_stay(name:str # A large library's, such as 'sentence_transformers'
         if on: gc.enable()
 
 # %% ../nbs/01_command.ipynb #e01ef6f7
-def within(seconds:float, # From now on
-           call:Callable # Called without arguments
+def no_progress()->int:
+    "For what cannot be done in part."
+    return 0
+
+def within(seconds:float, # From now on, or from the last progress
+           call:Callable, # Called without arguments
+           grows:Callable=no_progress # A number that rises while there is progress; may raise to give up
           ): # What it returns, or raises; raises `TimeoutError` where it takes longer
     "Wait so long for an answer and no longer; what comes later is for nobody."
     answers: list = []
@@ -240,8 +245,12 @@ def within(seconds:float, # From now on
         except BaseException as e: answers.append((None, e))
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(seconds)
-    if not answers: raise TimeoutError(f'no whole answer within {seconds:g} seconds')
+    seen, end = grows(), time.monotonic() + seconds
+    while thread.is_alive() and (left := end - time.monotonic()) > 0:
+        thread.join(min(left, .5))
+        if (now := grows()) > seen: seen, end = now, time.monotonic() + seconds
+    words = 'no whole answer' if grows is no_progress else 'nothing more'
+    if not answers: raise TimeoutError(f'{words} within {seconds:g} seconds')
     answer, error = answers[0]
     if error: raise error
     return answer

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HUB_FILES', 'SMALL_FILES', 'WAITS', 'ANSWER', 'SPARE', 'hub_cache', 'repo_folder', 'file_size', 'HubFacts',
-           'bytes_here', 'status_of', 'is_odd', 'hub_reason', 'passes', 'no_progress', 'patiently', 'answered',
-           'asked_model', 'facts_of', 'hub_facts', 'has_room', 'check_room']
+           'bytes_here', 'status_of', 'is_odd', 'hub_reason', 'passes', 'patiently', 'answered', 'asked_model',
+           'facts_of', 'hub_facts', 'has_room', 'check_room']
 
 # %% ../nbs/05_hub.ipynb #08d8a8d3
 import time
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from .show import in_words
-from .command import InputError, within
+from .command import InputError, no_progress, within
 from .places import free_bytes
 
 # %% ../nbs/05_hub.ipynb #d4ce05f6
@@ -121,11 +121,6 @@ def passes(error:Exception # Raised by the hub's client
     if status is not None: return status in (408, 429) or status >= 500
     if isinstance(error, (ConnectionError, TimeoutError)): return True
     return type(error).__module__.startswith('httpx') or (isinstance(error, OSError) and error.errno is None)
-
-# %% ../nbs/05_hub.ipynb #30809b35
-def no_progress()->int:
-    "For what cannot be done in part."
-    return 0
 
 # %% ../nbs/05_hub.ipynb #befd9514
 def patiently(ask:Callable, # Called without arguments

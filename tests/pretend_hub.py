@@ -47,7 +47,7 @@ class PretendHub:
     def __init__(self, folders):
         self.repositories = {hub_id: Repository(hub_id, folder) for hub_id,folder in folders.items()}
         self.requests, self.lock = [], threading.Lock()
-        self.cuts, self.statuses, self.sizes, self.rate = {}, [], {}, None
+        self.cuts, self.statuses, self.sizes, self.rates = {}, [], {}, {}
         handler = type('Handler', (_Handler,), dict(hub=self))
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
         self.server.daemon_threads = True
@@ -81,9 +81,9 @@ class PretendHub:
         "The hub's lists give a file another size than it has."
         self.sizes[file] = size
 
-    def slow(self, rate):
-        "Files come at so many bytes a second; None is as fast as can be."
-        self.rate = rate
+    def slow(self, rate, ending=''):
+        "Files whose names end so come at so many bytes a second; None is as fast as can be."
+        self.rates[ending] = rate
 
     def sent(self, file):
         "Bytes of a file that were sent, in all requests."
@@ -178,14 +178,15 @@ class _Handler(BaseHTTPRequestHandler):
         header = last < file.size  # a look at the header of a file is no download of it
         self.entry['file'] = f'{name}, its header' if header else name
         with self.hub.lock: end = begin + self.hub.cuts.pop(name) if name in self.hub.cuts and not header else last
+        rate = next((rate for ending,rate in self.hub.rates.items() if rate and name.endswith(ending)), None)
         with open(file.path, 'rb') as f:
             f.seek(begin)
             while (here := f.tell()) < min(end, last):
-                block = f.read(min(1 << 18, end - here))
+                block = f.read(min(1 << 18, max(int((rate or 1e9) / 4), 1), end - here))
                 try: self.wfile.write(block)
                 except OSError: return self.cut()  # the client has gone
                 self.entry['sent'] += len(block)
-                if self.hub.rate: time.sleep(len(block) / self.hub.rate)
+                if rate: time.sleep(len(block) / rate)
         if end < last: self.cut()
 
     def cut(self):

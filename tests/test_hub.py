@@ -215,6 +215,16 @@ def test_a_hub_that_never_answers_is_given_up(hub, tmp_path):
         error, seconds = child(hub, tmp_path, 'hub.ANSWER = 1' + FAILS, HF_ENDPOINT=f'http://127.0.0.1:{silent.getsockname()[1]}')
     assert 'Timeout' in error and seconds < 5
 
+@pytest.mark.parametrize('ending', ['.safetensors', 'tokenizer.json'])
+def test_a_file_that_comes_byte_by_byte_is_given_up(hub, tmp_path, ending):
+    "The client would wait for days; what came before is kept."
+    hub.slow(40, ending)
+    error, seconds = child(hub, tmp_path, 'from coderank_qdrant import download; download.STALLED = 1' + FAILS)
+    assert 'nothing more within 1 second' in error or 'no whole answer within 1 second' in error
+    assert seconds < 20
+    hub.slow(None, ending)
+    child(hub, tmp_path, FOUND)
+
 def test_a_plan_needs_no_weights(hub, sharded, tmp_path):
     plan, small, facts = child(hub, tmp_path, f'''
 plan = download_plan([('tiny', hub_facts('{HUB_ID}')), ('other', hub_facts('me/other'))], free_bytes(hub.hub_cache()))
