@@ -13,9 +13,14 @@ CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')  # of the
 # Files whose tests have time limits, browsers, clusters or Kaggle's place; the others run two at a time.
 ALONE = 'asking', 'dashboard', 'following', 'jupyterlab', 'kaggle', 'kaggle_t4', 'linear', 'ray', 'resume', 'silent_servers', 'simulate'
 
+# Files that take minutes begin first, so that nobody waits for one of them at the end.
+LONG = 'two_t4s', 'parallel', 'site', 'reasons', 'shards', 'chaos', 'vectors', 'commands', 'models', 'search', 'sync'
+
 def pytest_collection_modifyitems(items):
+    def subject(item): return item.path.stem.removeprefix('test_')
     for item in items:
-        if item.path.stem.removeprefix('test_') in ALONE: item.add_marker('alone')
+        if subject(item) in ALONE: item.add_marker('alone')
+    items.sort(key=lambda item: LONG.index(subject(item)) if subject(item) in LONG else len(LONG))
 
 def pytest_configure(config):
     os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp()  # what tests measure is not kept for real runs
