@@ -118,7 +118,7 @@ def grouped(named:dict, # path in the tree: (path in the source, file)
     return [[(rel, *rest) for rel,rest in group] for group in ordered]
 
 # %% ../nbs/26_chunking.ipynb #7bb43d35
-CUTTER = 3 # raised by whoever changes how documents are cut, so that trees are cut again
+CUTTER = 4 # raised by whoever changes how documents are cut, so that trees are cut again
 
 def grammar_versions()->list: # Such as 'tree-sitter-python 0.25.0'
     "The grammars that are installed."

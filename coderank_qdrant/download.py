@@ -117,7 +117,7 @@ def fetch_file(facts:HubFacts, # Of the model
     def wait(seconds):
         if stop.wait(seconds): raise Stopped()
     def fetch(): return fetch_once(facts, name, stop)
-    def grown(): return file_size(part)
+    grown = partial(growing, part, stop)
     with WeakFileLock(lock):
         for _ in range(2):  # a part of an earlier try may have been spoilt; a file that is fetched again is not
             whole = bytes_here(facts, name) == facts.files[name][0] and not part.exists()
