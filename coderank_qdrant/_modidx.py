@@ -1573,6 +1573,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'coderank_qdrant.places.file_bytes': ('places.html#file_bytes', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.file_facts': ('places.html#file_facts', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.file_system': ('places.html#file_system', 'coderank_qdrant/places.py'),
+                                        'coderank_qdrant.places.files_within': ('places.html#files_within', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.find_input': ('places.html#find_input', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.free_bytes': ('places.html#free_bytes', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.holder_words': ('places.html#holder_words', 'coderank_qdrant/places.py'),

@@ -15,7 +15,7 @@ import orjson
 from fastcore.basics import patch
 from .show import in_words
 from .command import REASONS, InputError, reason, say
-from .places import IN_USE, free_bytes, holder_words, passing, taken, write_json
+from .places import IN_USE, files_within, free_bytes, holder_words, passing, taken, write_json
 from .words import edge_library
 from .collection import KEYWORDS, Store, is_description, search_params, sentence_of
 
@@ -44,7 +44,7 @@ def read_description(folder:Path # Of a collection, or for one to be made
 def can_be_written(folder:Path # With a collection in it
                   )->bool:
     "Whether a library that opens all files for writing can open these."
-    return all(os.access(path, os.W_OK) for path in (folder, *folder.rglob('*')))
+    return all(os.access(path, os.W_OK) or not path.exists() for path,_ in files_within(folder))
 
 def copy_sparse(source, # Path of a file
                 target, # Of its copy, in a folder that is there
@@ -61,8 +61,8 @@ def copy_sparse(source, # Path of a file
 @cache
 def _copy_of(folder, _dates):
     "A folder with a copy, which is removed when the process ends; another one where the dates are others."
-    files = [file for file in folder.rglob('*') if file.is_file()]
-    size, room = sum(file.stat().st_blocks * 512 for file in files), free_bytes(tempfile.gettempdir())
+    files = {file: about.st_blocks * 512 for file,about in files_within(folder) if file.is_file()}
+    size, room = sum(files.values()), free_bytes(tempfile.gettempdir())
     if size > room:
         raise InputError(f'{folder} lies where nothing can be written, and its copy of {in_words(size)} does not fit '
                          f'into {tempfile.gettempdir()}, where {in_words(room)} are free. '
@@ -79,7 +79,7 @@ def writable_copy(folder:Path # Of an index
                  )->Path: # The same folder where it can be written; raises `InputError` where there is no room
     "Where an index can be opened."
     if can_be_written(folder): return folder
-    dates = tuple(sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob('*')))
+    dates = tuple(sorted((str(path), about.st_mtime_ns) for path,about in files_within(folder)))
     return Path(_copy_of(folder.resolve(), dates).name)
 
 # %% ../nbs/60_edge.ipynb #fadbec92

@@ -20,7 +20,7 @@ from fastcore.basics import chunked
 from fastcore.meta import delegates
 from .show import in_words
 from .command import InputError, command, one_of, print_json
-from .places import free_bytes
+from .places import files_within, free_bytes
 from .chunks import point_id, text_hash
 from .content import is_navigation
 from .headers import HEADERS, header_name, header_of, header_parts
@@ -371,7 +371,7 @@ def check_room(location, # A folder, or http://HOST:PORT of a server
               ): # Raises `InputError` where there is not enough room
     "Know beforehand whether an index fits: Edge maps its files into memory, where a full disk ends the process."
     if on_server(location): return
-    there = sum(file.lstat().st_blocks * 512 for file in Path(location).rglob('*'))
+    there = sum(about.st_blocks * 512 for _,about in files_within(location))
     need = LEAST + max(Path(file).stat().st_size for file in files if file) - there
     if free is None: free = free_bytes(location)
     if free >= need: return

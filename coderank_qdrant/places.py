@@ -6,13 +6,13 @@
 __all__ = ['OTHER_MOUNTS', 'DEEPEST', 'MOST_FOLDERS', 'WIDEST', 'REMOTE', 'IN_USE', 'PLACES', 'HOOKS', 'on_kaggle', 'work_dir',
            'mounts', 'plain_name', 'named_below', 'find_input', 'subfolders', 'entered', 'walk_folders', 'link_words',
            'file_bytes', 'free_bytes', 'file_system', 'mount_words', 'kept_file', 'recall', 'remember', 'sound_entries',
-           'write_fault', 'lock_holders', 'holder_words', 'taken', 'passing', 'naming', 'written_whole', 'write_json',
-           'file_facts']
+           'write_fault', 'files_within', 'lock_holders', 'holder_words', 'taken', 'passing', 'naming', 'written_whole',
+           'write_json', 'file_facts']
 
 # %% ../nbs/03_places.ipynb #e4b2d586
 import errno, hashlib, os, re, shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -221,6 +221,16 @@ def write_fault(path # A file or a folder, perhaps one that is not there yet
     if not there.is_dir() and not there.is_file(): return errno.ENXIO
     return 0 if facts.f_bavail else errno.ENOSPC
 
+# %% ../nbs/03_places.ipynb #f257d2b5
+def files_within(path # A file or a folder, perhaps one that others write into
+                )->list: # (path, what the system says of it), for itself and all that is in it
+    "What is there, without what goes meanwhile."
+    inside = [os.path.join(folder, name) for folder,subs,names in os.walk(path) for name in (*subs, *names)]
+    found = []
+    for place in (path, *inside):
+        with suppress(OSError): found.append((Path(place), os.stat(place)))
+    return found
+
 # %% ../nbs/03_places.ipynb #61f032c0
 def _opened_by(pid, files):
     "Whether a process has one of some files open, as far as this user may know."
@@ -231,9 +241,7 @@ def _opened_by(pid, files):
 def lock_holders(path # A file, or a folder with files
                 )->list: # Numbers of processes; empty where nobody knows
     "Who has a file, or one in a folder, to himself (proc_locks(5))."
-    path = Path(path)
-    within = [path, *path.rglob('*')] if path.is_dir() else [path]
-    files = {(about.st_dev, about.st_ino) for about in map(os.stat, within)}
+    files = {(about.st_dev, about.st_ino) for _,about in files_within(path)}
     try: locks = [line.split() for line in Path('/proc/locks').read_text().splitlines() if '->' not in line]
     except OSError: locks = []
     names = {f'{os.major(device):02x}:{os.minor(device):02x}:{inode}' for device,inode in files}

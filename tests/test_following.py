@@ -141,7 +141,7 @@ def test_a_source_that_vanishes_and_comes_back(project, follower, tmp_path):
     assert 'gone' not in follower.reader.about()
 
 def test_another_folder_in_its_place(project, follower, tmp_path):
-    "As a checkout that is made anew: the system watches the old one, which is another folder now."
+    "As a checkout that is cloned again: the system watches the old one, which is another folder now."
     follower.start()
     time.sleep(.5)
     make_project(tmp_path/'other')

@@ -219,6 +219,27 @@ def test_a_lock_that_nobody_tells_about(tmp_path, monkeypatch):
     monkeypatch.setattr(places, 'lock_holders', lambda path: [])
     with places.taken(tmp_path/'a'), pytest.raises(InputError, match='in use by another process'): places.taken(tmp_path/'a')
 
+def test_files_that_go_while_a_folder_is_looked_through(tmp_path):
+    "An index merges its segments while others read it: what was listed is gone a moment later."
+    from coderank_qdrant import edge, index, places
+    done = threading.Event()
+    def merge():
+        while not done.is_set():
+            for name in 'abcdef':
+                (tmp_path/name/'segment').mkdir(parents=True)
+                (tmp_path/name/'segment/vectors').write_text(name)
+            for name in 'abcdef': shutil.rmtree(tmp_path/name)
+    thread = threading.Thread(target=merge)
+    thread.start()
+    try:
+        for _ in range(300):
+            places.lock_holders(tmp_path)
+            index.check_room(tmp_path, [__file__], free=10**12)
+            assert edge.can_be_written(tmp_path)
+    finally:
+        done.set()
+        thread.join()
+
 def test_a_copy_that_does_not_fit_is_refused(whole, monkeypatch):
     from coderank_qdrant import edge
     monkeypatch.setattr(edge, 'can_be_written', lambda folder: False)
