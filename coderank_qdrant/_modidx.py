@@ -1737,6 +1737,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.file_shares': ('ranking.html#file_shares', 'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.graded': ('ranking.html#graded', 'coderank_qdrant/ranking.py'),
+                                         'coderank_qdrant.ranking.in_a_row': ('ranking.html#in_a_row', 'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.in_order': ('ranking.html#in_order', 'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.is_owned': ('ranking.html#is_owned', 'coderank_qdrant/ranking.py'),
                                          'coderank_qdrant.ranking.kept_part': ('ranking.html#kept_part', 'coderank_qdrant/ranking.py'),

@@ -10,6 +10,7 @@ __all__ = ['TIES', 'RRF_K', 'DENSE_SHARE', 'FUSIONS', 'SAMPLE', 'MOST_POINTS', '
 
 # %% ../nbs/65_fusion.ipynb #25c38acc
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 import numpy as np
 from .collection import all_records
@@ -20,13 +21,14 @@ TIES = 1e-6 # scores this near, as a part of the larger, are one: 32-bit sums in
 def best_first(scores:dict # text hash: score
               )->dict: # The same, best first; texts of one score in the order of their hashes
     "An order that does not hang on rounding."
-    group, last, keys = 0, None, []
-    for text,score in sorted(scores.items(), key=lambda item: -item[1]):
-        lower = last is not None and last - score > TIES * max(abs(last), abs(score))
-        if lower: group += 1
-        keys.append((group, text))
-        last = score
-    return {text: scores[text] for _,text in sorted(keys)}
+    ordered = sorted(scores.items(), key=itemgetter(1), reverse=True)
+    if len(ordered) < 2: return dict(ordered)
+    values = np.array([score for _,score in ordered])
+    lower = values[:-1] - values[1:] > TIES * np.maximum(abs(values[:-1]), abs(values[1:]))
+    if lower.all(): return dict(ordered)
+    groups = [0, *np.cumsum(lower).tolist()]
+    keys = sorted((group, text) for group,(text,_) in zip(groups, ordered, strict=True))
+    return {text: scores[text] for _,text in keys}
 
 # %% ../nbs/65_fusion.ipynb #9b73b78c
 def distinct_texts(points:list, # (id, score, text hash), best first

@@ -56,7 +56,8 @@ def find_payloads(store, # A store that is open
     if more is None:
         found: dict = {}
         for record in records: found.setdefault(record.payload['text_hash'], []).append(record.payload)
-        for payloads in found.values(): payloads.sort(key=lambda payload: natural(payload['chunk_id']))
+        for payloads in found.values():
+            if len(payloads) > 1: payloads.sort(key=lambda payload: natural(payload['chunk_id']))
         return {text: ([one['chunk_id'] for one in payloads], payloads[0]) for text,payloads in found.items()}
     copies = find_copies(store, hashes, where)
     payloads = store.payloads([point_id(ids[0]) for ids in copies.values()])

@@ -8,9 +8,9 @@ __all__ = ['PART', 'QUIET', 'DOT', 'WRITTEN', 'OWNER', 'FOLDER', 'BEFORE', 'KEYW
            'ASKED_FOR', 'WANTS_CODE', 'WANTS_DOCS', 'RULES', 'WEIGHTS', 'OTHERS', 'name_words', 'alike',
            'question_words', 'asked_names', 'asked_owners', 'path_words', 'words_in_path', 'rarities', 'path_match',
            'names_in_text', 'defined_names', 'name_match', 'definition_match', 'begins', 'begins_here', 'copied_parts',
-           'word_for_word', 'seldom_meant', 'asked_kinds', 'wanted_content', 'source_of', 'file_shares', 'in_order',
-           'by_turns', 'read_rules', 'is_owned', 'definition_of', 'added', 'kept_part', 'rank_hits', 'words_share',
-           'certainty', 'graded']
+           'in_a_row', 'word_for_word', 'seldom_meant', 'asked_kinds', 'wanted_content', 'source_of', 'file_shares',
+           'in_order', 'by_turns', 'read_rules', 'is_owned', 'definition_of', 'added', 'kept_part', 'rank_hits',
+           'words_share', 'certainty', 'graded']
 
 # %% ../nbs/66_ranking.ipynb #5cde9f9c
 import re
@@ -210,23 +210,32 @@ CHAIN = re.compile(rf'\w++(?:{DOT}\w++)+')
 
 @lru_cache(100)
 def copied_parts(query:str # What is asked
-                )->tuple: # A pattern of the question, None where it is short; names in it; their share of its words
+                )->tuple: # The question's words, none where they are few; names in it; their share of its words
     "What of a question a text may have word for word."
-    words = re.findall(r'\w+', query)[:MOST_COPIED]
-    whole = re.compile(r'(?<!\w)' + r'\W++'.join(words) + r'(?!\w)', re.I) if len(words) >= COPIED else None
+    words = tuple(re.findall(r'\w+', query.casefold())[:MOST_COPIED])
     chains = CHAIN.findall(query)
     single = [name for name in asked_names(query) if len(name_words(name)) > 1]
     names = chains + [name for name in single if not any(name in chain for chain in chains)]
     asked = question_words(query)
     share = len({*asked} & {*name_words(' '.join(names))}) / max(len(asked), 1)
-    return whole, tuple(dict.fromkeys(names[:MOST_COPIED])), share
+    return words if len(words) >= COPIED else (), tuple(dict.fromkeys(names[:MOST_COPIED])), share
+
+def in_a_row(words:tuple, # Folded as by `str.casefold`
+             text:str # A piece
+            )->bool:
+    "Whether a text has some words one after the other, in small or capital letters."
+    folded = text.casefold()
+    if not all(word in folded for word in words): return False  # nearly always, and a hundred times as fast
+    first, *others = words
+    begins = rf'{first}(?<!\w{first})'  # a word's beginning: letters first, which are looked for in one go
+    return bool(re.search(r'\W++'.join([begins, *others]) + r'(?!\w)', folded))
 
 def word_for_word(query:str, # What is asked
                   text:str # A piece
                  )->float: # 1 for the whole question; for all names in it, `NAMED` of their share of its words
     "How much of a question a text has as it stands."
-    whole, names, share = copied_parts(query)
-    if whole and whole.search(text): return 1.
+    words, names, share = copied_parts(query)
+    if words and in_a_row(words, text): return 1.
     there = [name for name in names if name in text and re.search(rf'(?<!\w){re.escape(name)}(?!\w)', text)]
     return NAMED * share * len(there) / max(len(names), 1)
 
@@ -275,7 +284,7 @@ def wanted_content(query:str # What is asked
 def source_of(hit:AttrDict # Of id, score, text, metadata
              )->str: # Path of its document, '' where it has none
     "The document a hit comes from."
-    return str(hit.metadata.get('source') or '')
+    return str(hit['metadata'].get('source') or '')
 
 def file_shares(hits:list # Of `AttrDict`
                )->dict: # source: between 0 and 1, where 1 is the file with the largest sum of scores
