@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from fastcore.script import store_true
 from tokenizers import Tokenizer
 from .command import InputError, command, reason, say
-from .places import naming
+from .places import file_bytes, naming
 from .files import Problem, path_text
 from .documents import Ignoring, Sources, Wanted, file_reason, folder_documents
 from .languages import is_docs
@@ -102,7 +102,7 @@ def cut_group(cutting:Cutting, # Where chunk files go, and the account
     "Cut the documents of a subdirectory, each whole or not at all."
     left = most
     for rel,path,file in group:
-        size = file.stat().st_size if file.exists() else 0
+        size = file_bytes(file)
         if size > 40 * tokens * left: cutting.account.sources.leave(path, 'limit')  # cannot fit, need not be cut
         else: left -= cutting.document(rel, path, file, left)
         progress(size)
@@ -163,7 +163,7 @@ def chunk_tree(src:str, # A folder, or `installed:NAME,NAME...`
     wanted = replace(wanted, apart=(*wanted.apart, out, *beside))
     sources = find_documents(src, wanted)
     named = name_documents(sources.documents)
-    total = sum(file.stat().st_size for _,file in named.values() if file.exists())
+    total = sum(file_bytes(file) for _,file in named.values())
     sources.documents = []
     cut = partial(cut_document, tokenizer=tokenizer, size=size, outputs=outputs)
     cutting = Cutting(Aside(out, cut_settings(out, tokenizer, size, outputs)), Account(sources), cut, wanted)

@@ -87,7 +87,7 @@ class EdgeStore(Store):
     "A collection in a folder."
     segment = 10_000 # Points after which the open segment is closed
     shard:Any = None # The index, where it is open
-    lock:BinaryIO|None = None # Where this process writes
+    lock:BinaryIO|None = None # Where the folder is this process's own
     def __init__(self,
         path, # The folder; raises `InputError` if it is something else, damaged, or open elsewhere
         to_read:bool=False # Open a copy where nothing can be written?
@@ -98,15 +98,22 @@ class EdgeStore(Store):
         self.lib = edge_library()
         self.in_memory = 0 # points in the open segment
         self.about = read_description(self.path)
-        self.index = writable_copy(self.path/'shard') if to_read and self.about else self.path/'shard'
-        if self.about: self._load()
+        here = writable_copy(self.path) if to_read and self.about else self.path
+        self.index = here/'shard'
+        if self.about and here == self.path: self.claim()
+        elif self.about: self._load()
 
     def claim(self):
-        "Keep others from writing into the folder until it is closed; raises `InputError` where somebody does."
+        "Keep others out of the folder until it is closed; raises `InputError` where somebody has it."
         if self.lock: return
-        self.lock = taken(self.path)
-        if not self.about: self.about = read_description(self.path)  # somebody was quicker
-        if self.about and not self.shard: self._load()
+        if not self.about: self.path.mkdir(parents=True, exist_ok=True)
+        self.lock = taken(self.path, '--location')
+        try:
+            self.about = read_description(self.path)  # somebody may have been quicker
+            if self.about: self._load()
+        except BaseException:
+            self.close()
+            raise
 
     def _load(self, config=None): self.shard = self._do(self.lib.EdgeShard.load, str(self.index), config)
     def _shut(self):

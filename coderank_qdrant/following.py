@@ -16,6 +16,7 @@ from typing import Any
 from fastcore.basics import patch
 from .show import printable
 from .command import InputError, say
+from .places import taken
 from .edge import EdgeStore, copy_sparse
 from .sync import Places, only_one, patiently, read_state, sync, sync_settings, sync_words
 from .sync import watch_library, watching
@@ -25,7 +26,9 @@ def keep_before(places:Places # Where things are
                ): # Raises `InputError` and `OSError`
     "Copy the collection, where it is a folder; a copy that is there is of the last state that was whole."
     here = Path(places.location)
-    if '://' in places.location or not (here/'collection.json').exists() or places.before.exists(): return
+    if '://' in places.location or not (here/'collection.json').exists(): return
+    if (places.before/'collection.json').exists(): return
+    shutil.rmtree(places.before, ignore_errors=True)
     part = places.out/'.before.part'
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -34,12 +37,12 @@ def keep_before(places:Places # Where things are
     finally: shutil.rmtree(part, ignore_errors=True)
 
 def drop_before(places:Places # Where things are
-               ):
+               ): # Raises `InputError` where somebody reads in it for long
     "Remove the copy, in one moment for those who look for it."
     if not places.before.exists(): return
     old = places.out/'.before.old'
     shutil.rmtree(old, ignore_errors=True)
-    places.before.rename(old)
+    with patiently(partial(taken, places.before)): places.before.rename(old)
     shutil.rmtree(old, ignore_errors=True)
 
 @contextmanager

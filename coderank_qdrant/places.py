@@ -263,10 +263,15 @@ def holder_words(path # A file, or a folder with files
     said = [f'process {pid} ({name})' for pid,name in zip(holders, names, strict=False)]
     return ' and '.join(said) or 'another process'
 
-def taken(folder:Path # Made if it is missing
-         )->BinaryIO: # Close it to let others in; raises `InputError` where somebody else has it
-    "Keep a folder from others who would write into it."
-    folder.mkdir(parents=True, exist_ok=True)
+def _is_at(file, path):
+    "Whether an open file is the one that is found at a path."
+    try: return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError: return False
+
+def taken(folder:Path, # One that is there
+          instead:str='place' # What somebody who is in a hurry can name another of
+         )->BinaryIO: # Close it to let others in; raises `InputError` where somebody has it, `OSError` where it is gone
+    "Keep a folder from others."
     lock = open(folder/'.lock', 'ab')
     try:
         import fcntl
@@ -274,9 +279,11 @@ def taken(folder:Path # Made if it is missing
     except BlockingIOError:
         lock.close()
         who = holder_words(folder/'.lock')
-        raise InputError(f'{folder} {IN_USE} {who}. Wait for it, or name another place.') from None
+        raise InputError(f'{folder} {IN_USE} {who}. Wait for it, or name another {instead}.') from None
     except (ImportError, OSError): pass  # a system, or a disk, without locks
-    return lock
+    if _is_at(lock, folder/'.lock'): return lock
+    lock.close()  # the folder was moved meanwhile; there is another in its place, or none
+    return taken(folder, instead)
 
 # %% ../nbs/03_places.ipynb #bc7addaf
 PLACES = ('file.open', 'file.write', 'file.rename', 'file.renamed', 'cache.create', 'cache.begin', 'cache.commit',

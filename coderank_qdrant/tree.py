@@ -366,7 +366,7 @@ def read_document(path:PurePath, # Of a document in its source
 
 # %% ../nbs/25_tree.ipynb #f724f55a
 def written_date(file:Path # A document
-                )->str: # ISO 8601, UTC
+                )->str: # ISO 8601, UTC; raises `OSError`
     "When a document was last changed."
     return datetime.fromtimestamp(int(file.stat().st_mtime), UTC).isoformat()
 
@@ -414,7 +414,7 @@ class Cutting:
         self.account.nbdev += is_nbdev(text)
         return text
 
-    def entry(self, rel, file, data, text)->dict:
+    def entry(self, rel, date, data, text)->dict:
         "What is known of a document's chunk file, taken over or made; raises `ValueError` or `OSError`."
         key = document_key(str(rel), data, self.aside.settings)
         found = self.aside.unchanged(rel, key)
@@ -423,20 +423,20 @@ class Cutting:
             return found
         entries = cut_safely(self.cut, text, str(rel))
         collection = self.aside.settings['collection']
-        written = write_chunks(self.aside.tree, rel, entries, collection, written_date(file))
+        written = write_chunks(self.aside.tree, rel, entries, collection, date)
         found = dict(key=key, digest=hashlib.sha256(written).hexdigest(), chunks=len(entries))
         self.aside.note(str(rel), found)
         return found
 
     def document(self, rel, path, file, most)->int:
         "Cut one document, or note why not; gives its number of chunks."
-        try: data = read_document(path, file)
+        try: data, date = read_document(path, file), written_date(file)
         except OSError as e:
             self.account.problem(path, 'unreadable', f'cannot be read: {e.strerror or e}')
             return 0
         text = self.text(rel, path, data)
         if not text: return 0
-        try: found = self.entry(rel, file, data, text)
+        try: found = self.entry(rel, date, data, text)
         except ValueError as e: return self.account.problem(path, 'not_cut', str(e)) or 0
         except OSError as e:
             if not is_own_fault(e): raise

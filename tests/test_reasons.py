@@ -203,8 +203,8 @@ def test_whoever_has_a_cache_is_named(holding, tmp_path):
 def test_the_second_indexer_is_told_of_the_first(holding, whole, tmp_path):
     "Also while the first one is making the collection, which the second one would have removed."
     from coderank_qdrant.index import index_run
+    (tmp_path/'index/.shard.part').mkdir(parents=True)
     pid = holding(f'from pathlib import Path; from coderank_qdrant.places import taken; t = taken(Path({str(tmp_path/"index")!r}))')
-    (tmp_path/'index/.shard.part').mkdir()
     with pytest.raises(InputError, match=f'is in use by process {pid} '): index_run(whole/'out', tmp_path/'index')
     assert (tmp_path/'index/.shard.part').is_dir()
 
@@ -214,10 +214,22 @@ def test_the_second_reader_is_told_of_the_first(holding, whole, tmp_path):
     pid = holding(f'from coderank_qdrant.stores import open_store; s = open_store({str(index)!r})')
     with pytest.raises(InputError, match=f'index is in use by process {pid} '): search('text', index, mode='sparse', device='cpu')
 
+def test_whoever_is_told_that_an_index_is_in_use_has_touched_nothing_of_it(whole, tmp_path):
+    "Edge opens and puts right all files before it sees that somebody has them."
+    from coderank_qdrant.search import search
+    from coderank_qdrant.stores import open_store
+    index = shutil.copytree(whole/'index', tmp_path/'index')
+    def files(): return {path: (about.st_ino, about.st_size, about.st_mtime_ns) for path in index.rglob('*') for about in [path.stat()] if path.is_file()}
+    with open_store(index):
+        before = files()
+        for kept_out in lambda: search('text', index, mode='sparse', device='cpu'), lambda: open_store(index):
+            with pytest.raises(InputError, match='index is in use by this process itself. Wait for it, or name another --location'): kept_out()
+        assert files() == before
+
 def test_a_lock_that_nobody_tells_about(tmp_path, monkeypatch):
     from coderank_qdrant import places
     monkeypatch.setattr(places, 'lock_holders', lambda path: [])
-    with places.taken(tmp_path/'a'), pytest.raises(InputError, match='in use by another process'): places.taken(tmp_path/'a')
+    with places.taken(tmp_path), pytest.raises(InputError, match='in use by another process'): places.taken(tmp_path)
 
 def test_files_that_go_while_a_folder_is_looked_through(tmp_path):
     "An index merges its segments while others read it: what was listed is gone a moment later."
