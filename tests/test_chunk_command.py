@@ -288,3 +288,14 @@ def test_progress_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tree.Progress.__init__, '__defaults__', (0,))
     chunked(many(tmp_path/'src', 4), tmp_path/'tree')
     assert '2/4 documents (50.0%)' in capsys.readouterr().err
+
+def test_a_document_that_goes_while_it_is_cut(tmp_path, monkeypatch):
+    "As where somebody checks out another branch meanwhile: what was read of it counts, and the next time it is gone."
+    for name in 'ab': put(tmp_path/f'src/{name}.py', f'{name} = 1\n')
+    cut = tree.cut_safely
+    def and_remove(call, text, path):
+        (tmp_path/'src'/path).unlink()
+        return cut(call, text, path)
+    monkeypatch.setattr(tree, 'cut_safely', and_remove)
+    about, texts = chunked(tmp_path/'src', tmp_path/'tree')
+    assert (about['problems'], texts) == ([], {'a.py': 'a = 1', 'b.py': 'b = 1'})

@@ -1,8 +1,8 @@
 "Pieces of documents: along their structure, within the size, with nothing lost and brackets in balance, in every language."
-import json, re, time
+import hashlib, json, re, time
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from coderank_qdrant.chunking import chunk_tokenizer
+from coderank_qdrant.chunking import CUTTER, chunk_tokenizer
 from coderank_qdrant.grammars import GRAMMARS, grammar
 from coderank_qdrant.languages import is_docs, language
 from coderank_qdrant.pieces import cut_document
@@ -164,3 +164,13 @@ def test_headings_and_fences_of_markdown():
     assert not lost.strip() and {e['metadata']['headings'] for e in entries} >= {'Guide', 'Guide > Install'}
     assert sum('# no heading\npip install x' in e['content'] for e in entries) == 1
     assert not any(re.search(r'\n#+ [^\n]*\Z', e['content']) for e in entries[:-1])
+
+PROSE = '# Ledger\n\n' + 'It keeps the balance of accounts. ' * 60 + '\n\n## Rows\n\n| name | value |\n|---|---|\n' + many('| row@ | @ |', 60) + '\n\n- ' + many('- item @ of a list\n', 30)[2:] + '\n```python\n' + many('x@ = @') + '\n```\n'
+WIDE = 'class Ledger:\n    def balance(self,\n' + many('                row_@:int=@, # Row @') + '\n               ):\n        "All."\n        return row_0\n'
+CUT = {4: '235fc6b27871'} # CUTTER: the beginning of a hash over what these documents become
+
+def test_whoever_changes_how_documents_are_cut_raises_CUTTER():
+    "Else trees from before keep their old pieces for documents that did not change. The new hash goes under the new number."
+    documents = {path: text for path,text,*_ in SAMPLES.values()} | {'prose.md': PROSE, 'wide.py': WIDE}
+    pieces = [[entry['content'], entry['metadata']] for path,text in documents.items() for size in (64, 128) for entry in cut(text, path, size)]
+    assert CUT[CUTTER] == hashlib.sha256(json.dumps(pieces, sort_keys=True).encode()).hexdigest()[:12]
