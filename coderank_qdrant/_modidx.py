@@ -1590,6 +1590,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'coderank_qdrant.places.plain_name': ('places.html#plain_name', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.recall': ('places.html#recall', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.remember': ('places.html#remember', 'coderank_qdrant/places.py'),
+                                        'coderank_qdrant.places.remove_whole': ('places.html#remove_whole', 'coderank_qdrant/places.py'),
+                                        'coderank_qdrant.places.sole_use': ('places.html#sole_use', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.sound_entries': ('places.html#sound_entries', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.subfolders': ('places.html#subfolders', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.taken': ('places.html#taken', 'coderank_qdrant/places.py'),

@@ -7,7 +7,7 @@ __all__ = ['CUTTER', 'DEMO', 'package_documents', 'find_documents', 'sample_orde
            'cut_settings', 'chunk_tree', 'chunk_tokenizer', 'coderank_chunk', 'demo_corpus']
 
 # %% ../nbs/26_chunking.ipynb #8682709f
-import errno, hashlib, os, shutil, tempfile
+import errno, hashlib, os, tempfile
 import importlib.metadata as md
 from collections import defaultdict
 from dataclasses import replace
@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from fastcore.script import store_true
 from tokenizers import Tokenizer
 from .command import InputError, command, reason, say
-from .places import file_bytes, naming
+from .places import file_bytes, naming, remove_whole, sole_use
 from .files import Problem, path_text
 from .documents import Ignoring, Sources, Wanted, file_reason, folder_documents
 from .languages import is_docs
@@ -158,24 +158,24 @@ def chunk_tree(src:str, # A folder, or `installed:NAME,NAME...`
     if os.path.islink(out) and not os.path.exists(out): raise InputError(f'{out} {reason(errno.EEXIST)}.')
     out = Path(out).resolve()
     check_place(out, src)
-    beside = out.with_name(f'{out.name}.part'), out.with_name(f'{out.name}.summary.json')
+    part, account = out.with_name(f'{out.name}.part'), out.with_name(f'{out.name}.summary.json')
     wanted = wanted or Wanted()
-    wanted = replace(wanted, apart=(*wanted.apart, out, *beside))
+    wanted = replace(wanted, apart=(*wanted.apart, out, part, account))
     sources = find_documents(src, wanted)
     named = name_documents(sources.documents)
     total = sum(file_bytes(file) for _,file in named.values())
     sources.documents = []
     cut = partial(cut_document, tokenizer=tokenizer, size=size, outputs=outputs)
-    cutting = Cutting(Aside(out, cut_settings(out, tokenizer, size, outputs)), Account(sources), cut, wanted)
     progress = Progress(len(named), total)
     most = float('inf') if limit is None else limit
-    with naming(cutting.aside.part):
-        for group in grouped(named, sampled=limit is not None): cut_group(cutting, group, progress, most, size)
-    told = summary(cutting.account, cutting.aside.settings)
-    if not told['cut']:
-        shutil.rmtree(cutting.aside.part)
-        raise InputError(_nothing(src, told))
-    publish(cutting.aside, told)
+    with sole_use(part, 'folder for the tree'):
+        cutting = Cutting(Aside(out, cut_settings(out, tokenizer, size, outputs)), Account(sources), cut, wanted)
+        with naming(part):
+            for group in grouped(named, sampled=limit is not None): cut_group(cutting, group, progress, most, size)
+        told = summary(cutting.account, cutting.aside.settings)
+        if told['cut']: publish(cutting.aside, told)
+        else: remove_whole(part)
+    if not told['cut']: raise InputError(_nothing(src, told))
     return told
 
 # %% ../nbs/26_chunking.ipynb #abfd7c45

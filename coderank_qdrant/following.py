@@ -16,7 +16,7 @@ from typing import Any
 from fastcore.basics import patch
 from .show import printable
 from .command import InputError, say
-from .places import taken
+from .places import remove_whole, taken
 from .edge import EdgeStore, copy_sparse
 from .sync import Places, only_one, patiently, read_state, sync, sync_settings, sync_words
 from .sync import watch_library, watching
@@ -40,10 +40,7 @@ def drop_before(places:Places # Where things are
                ): # Raises `InputError` where somebody reads in it for long
     "Remove the copy, in one moment for those who look for it."
     if not places.before.exists(): return
-    old = places.out/'.before.old'
-    shutil.rmtree(old, ignore_errors=True)
-    with patiently(partial(taken, places.before)): places.before.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
+    with patiently(partial(taken, places.before)): remove_whole(places.before)
 
 @contextmanager
 def with_before(places:Places # Where things are

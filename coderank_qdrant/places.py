@@ -6,8 +6,8 @@
 __all__ = ['OTHER_MOUNTS', 'DEEPEST', 'MOST_FOLDERS', 'WIDEST', 'REMOTE', 'IN_USE', 'PLACES', 'HOOKS', 'on_kaggle', 'work_dir',
            'mounts', 'plain_name', 'named_below', 'find_input', 'subfolders', 'entered', 'walk_folders', 'link_words',
            'file_bytes', 'free_bytes', 'file_system', 'mount_words', 'kept_file', 'recall', 'remember', 'sound_entries',
-           'write_fault', 'files_within', 'lock_holders', 'holder_words', 'taken', 'passing', 'naming', 'written_whole',
-           'write_json', 'file_facts']
+           'write_fault', 'files_within', 'lock_holders', 'holder_words', 'taken', 'sole_use', 'remove_whole',
+           'passing', 'naming', 'written_whole', 'write_json', 'file_facts']
 
 # %% ../nbs/03_places.ipynb #e4b2d586
 import errno, hashlib, os, re, shutil
@@ -272,7 +272,10 @@ def taken(folder:Path, # One that is there
           instead:str='place' # What somebody who is in a hurry can name another of
          )->BinaryIO: # Close it to let others in; raises `InputError` where somebody has it, `OSError` where it is gone
     "Keep a folder from others."
-    lock = open(folder/'.lock', 'ab')
+    try: lock = open(folder/'.lock', 'ab')
+    except OSError as error:
+        error.filename = str(folder)  # the name that people know
+        raise
     try:
         import fcntl
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -284,6 +287,25 @@ def taken(folder:Path, # One that is there
     if _is_at(lock, folder/'.lock'): return lock
     lock.close()  # the folder was moved meanwhile; there is another in its place, or none
     return taken(folder, instead)
+
+# %% ../nbs/03_places.ipynb #e0ddd62a
+@contextmanager
+def sole_use(folder:Path, # Made if it is missing
+             instead:str='place' # What somebody who is in a hurry can name another of
+            ): # Raises `InputError` where somebody else has it
+    "Within it, a folder is this process's own."
+    lock = None
+    while not lock:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError): lock = taken(folder, instead)
+    with lock: yield
+
+def remove_whole(folder:Path): # One that is there
+    "Remove a folder, in one moment for those who look for it."
+    gone = folder.with_name(f'.{folder.name}.old')
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 # %% ../nbs/03_places.ipynb #bc7addaf
 PLACES = ('file.open', 'file.write', 'file.rename', 'file.renamed', 'cache.create', 'cache.begin', 'cache.commit',

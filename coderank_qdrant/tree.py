@@ -19,7 +19,7 @@ from pathlib import Path, PurePath, PurePosixPath
 import orjson
 from .chunks import mark, repair_text
 from .command import InputError, say
-from .places import passing, sound_entries
+from .places import passing, remove_whole, sound_entries
 from .content import secret_words
 from .files import Problem, count_words, path_text
 from .documents import GUESSED, MOST_BYTES, REASONS, Sources, Wanted, decode
@@ -325,7 +325,7 @@ def publish(aside:Aside, # With the finished tree
     os.rename(aside.tree, aside.out)
     passing('tree.rename')
     os.replace(written, aside.summary)
-    shutil.rmtree(aside.part)
+    remove_whole(aside.part)
 
 # %% ../nbs/25_tree.ipynb #5cfc20b3
 class Progress:

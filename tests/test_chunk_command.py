@@ -8,6 +8,7 @@ from coderank_qdrant.chunking import coderank_chunk
 from coderank_qdrant.command import run_command
 from coderank_qdrant.corpus import read_corpus
 from coderank_qdrant.documents import Wanted, decode, folder_documents, run_git
+from coderank_qdrant.places import sole_use
 
 def put(file, data='x = 1\n'):
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -299,3 +300,14 @@ def test_a_document_that_goes_while_it_is_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(tree, 'cut_safely', and_remove)
     about, texts = chunked(tmp_path/'src', tmp_path/'tree')
     assert (about['problems'], texts) == ([], {'a.py': 'a = 1', 'b.py': 'b = 1'})
+
+def test_two_commands_do_not_make_one_tree(tmp_path, capsys):
+    "They took each other's chunk files away, and both ended well."
+    put(tmp_path/'src/a.md')
+    before = chunked(tmp_path/'src', tmp_path/'tree')[1]
+    put(tmp_path/'src/b.md')
+    with sole_use(tmp_path/'tree.part'):
+        assert chunk(tmp_path/'src', tmp_path/'tree') == 2
+        assert 'tree.part is in use by this process itself. Wait for it, or name another folder for the tree.' in capsys.readouterr().err
+        assert {item.metadata['source']: item.text for item in read_corpus(tmp_path/'tree').chunks} == before
+    assert len(chunked(tmp_path/'src', tmp_path/'tree')[1]) == 2
