@@ -16,9 +16,9 @@ from typing import Any
 from fastcore.basics import patch
 from .show import printable
 from .command import InputError, say
-from .places import remove_whole, taken
+from .places import remove_whole, taken, when_free
 from .edge import EdgeStore, copy_sparse
-from .sync import Places, only_one, patiently, read_state, sync, sync_settings, sync_words
+from .sync import Places, only_one, read_state, sync, sync_settings, sync_words
 from .sync import watch_library, watching
 
 # %% ../nbs/75_following.ipynb #886e11ae
@@ -32,7 +32,7 @@ def keep_before(places:Places # Where things are
     part = places.out/'.before.part'
     shutil.rmtree(part, ignore_errors=True)
     try:
-        with patiently(partial(EdgeStore, here)): shutil.copytree(here, part, copy_function=copy_sparse)
+        with when_free(partial(EdgeStore, here)): shutil.copytree(here, part, copy_function=copy_sparse)
         part.rename(places.before)
     finally: shutil.rmtree(part, ignore_errors=True)
 
@@ -40,7 +40,7 @@ def drop_before(places:Places # Where things are
                ): # Raises `InputError` where somebody reads in it for long
     "Remove the copy, in one moment for those who look for it."
     if not places.before.exists(): return
-    with patiently(partial(taken, places.before)): remove_whole(places.before)
+    with when_free(partial(taken, places.before)): remove_whole(places.before)
 
 @contextmanager
 def with_before(places:Places # Where things are

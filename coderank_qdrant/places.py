@@ -7,10 +7,10 @@ __all__ = ['OTHER_MOUNTS', 'DEEPEST', 'MOST_FOLDERS', 'WIDEST', 'REMOTE', 'IN_US
            'mounts', 'plain_name', 'named_below', 'find_input', 'subfolders', 'entered', 'walk_folders', 'link_words',
            'file_bytes', 'free_bytes', 'file_system', 'mount_words', 'kept_file', 'recall', 'remember', 'sound_entries',
            'write_fault', 'files_within', 'lock_holders', 'holder_words', 'taken', 'sole_use', 'remove_whole',
-           'passing', 'naming', 'written_whole', 'write_json', 'file_facts']
+           'when_free', 'passing', 'naming', 'written_whole', 'write_json', 'file_facts']
 
 # %% ../nbs/03_places.ipynb #e4b2d586
-import errno, hashlib, os, re, shutil
+import errno, hashlib, os, re, shutil, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -306,6 +306,18 @@ def remove_whole(folder:Path): # One that is there
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
+
+# %% ../nbs/03_places.ipynb #c179ecfb
+def when_free(call:Callable, # Of no arguments; raises `InputError`
+              seconds:float=30 # To wait at the most
+             ): # What the call gives
+    "Call again while somebody else has what it needs."
+    deadline = time.monotonic() + seconds
+    while True:
+        try: return call()
+        except InputError as error:
+            if IN_USE not in str(error) or time.monotonic() > deadline: raise
+        time.sleep(.2)
 
 # %% ../nbs/03_places.ipynb #bc7addaf
 PLACES = ('file.open', 'file.write', 'file.rename', 'file.renamed', 'cache.create', 'cache.begin', 'cache.commit',

@@ -249,8 +249,8 @@ class Reader:
         deadline = time.monotonic() + self.patience
         while True:
             before = self.follower and self.follower.before.exists()
-            where = (self.follower.before,) if before else self.where
-            try: return stack.enter_context(opened(*where))
+            location, api_key, collection = (self.follower.before, None, None) if before else self.where
+            try: return stack.enter_context(opened(location, api_key, collection, patience=0))
             except (InputError, OSError) as error:
                 again = IN_USE in str(error) or before  # a copy goes when it is no longer needed
                 if not again or time.monotonic() > deadline: raise self._why(error) from None

@@ -7,8 +7,10 @@ __all__ = ['on_server', 'open_store', 'no_collection', 'opened']
 
 # %% ../nbs/62_stores.ipynb #12be66ad
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from .command import InputError
+from .places import when_free
 from .collection import Store
 from .edge import EdgeStore
 from .server import ServerStore
@@ -41,14 +43,15 @@ def no_collection(location, # Where it should be
 @contextmanager
 def opened(location, # As for `open_store`, or a store that is open already
            api_key:str=None, # The server's key
-           collection:str=None # Name of the collection on a server
+           collection:str=None, # Name of the collection on a server
+           patience:float=5 # Seconds to wait for somebody else who has the folder
           ): # Yields a store with a collection in it; raises `InputError` where there is none
     "A collection to be read; one that was open stays open."
     if isinstance(location, Store):
         yield location
         return
     if not on_server(location) and not Path(location).exists(): raise no_collection(location)
-    with open_store(location, api_key, collection, to_read=True) as store:
+    with when_free(partial(open_store, location, api_key, collection, to_read=True), patience) as store:
         if not store.about:
             named = getattr(store, 'collection', None) # a server's
             raise no_collection(location, f'collection {named or "of coderank_index"}')

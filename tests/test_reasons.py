@@ -1,5 +1,5 @@
 "The true reason in one line, and runs that end well whoever reads what they say."
-import errno, http.server, json, os, shutil, subprocess, sys, threading
+import errno, http.server, json, os, shutil, subprocess, sys, threading, time
 import pytest
 from conftest import write_file
 from coderank_qdrant.command import InputError
@@ -225,6 +225,14 @@ def test_whoever_is_told_that_an_index_is_in_use_has_touched_nothing_of_it(whole
         for kept_out in lambda: search('text', index, mode='sparse', device='cpu'), lambda: open_store(index):
             with pytest.raises(InputError, match='index is in use by this process itself. Wait for it, or name another --location'): kept_out()
         assert files() == before
+
+def test_a_question_waits_for_somebody_who_is_soon_done(whole, tmp_path):
+    from coderank_qdrant.places import taken
+    from coderank_qdrant.search import search
+    lock = taken(shutil.copytree(whole/'index', tmp_path/'index'))
+    start = time.monotonic()
+    threading.Timer(1, lock.close).start()
+    assert search('text', tmp_path/'index', mode='sparse', device='cpu') and time.monotonic() - start >= 1
 
 def test_a_lock_that_nobody_tells_about(tmp_path, monkeypatch):
     from coderank_qdrant import places
