@@ -80,6 +80,7 @@ class VectorCache:
         keeps:bool=True # May the run keep other files beside it?
     ):
         self.path = Path(path)
+        self.file = self.path.absolute()
         self.keeps = keeps
         self.folder = folder and Path(folder).absolute()
         self.shards = Shards(self.path.parent)
@@ -127,6 +128,9 @@ class VectorCache:
             passing('cache.committed')
         except sqlite3.OperationalError as e:
             raise InputError(f'{self.path} {database_reason(self.path, e)}.') from None
+        if not self.file.exists():  # the system writes on, into a file without a name
+            raise InputError(f'{self.path} is no longer there: its folder was moved or removed while the run wrote '
+                             'into it. Put it back, and the same command goes on; or the run begins again.')
 
     def read(self, sql, *args):
         "All rows of a query; raises `InputError` where the file is damaged."

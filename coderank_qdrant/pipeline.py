@@ -326,7 +326,8 @@ def plan_and_run(asked:Asked, corpus:Corpus, cache:VectorCache|None, teams:Teams
 def tell_failure(asked:Asked, error:BaseException, events:Events):
     "Say how it ended early, and that nothing is lost."
     saved = f'What is done is saved in {asked.out.name}/vectors.sqlite; the same command goes on from there.'
-    if isinstance(error, KeyboardInterrupt): events('end', state='Interrupted', text=f'Interrupted. {saved}')
+    if not (asked.out/'vectors.sqlite').exists(): saved = ''  # moved away, or removed
+    if isinstance(error, KeyboardInterrupt): events('end', state='Interrupted', text=f'Interrupted. {saved}'.strip())
     else: events('end', state='Failed', text='' if asked.dry_run else saved)
 
 # %% ../nbs/55_pipeline.ipynb #0f24af79

@@ -188,3 +188,17 @@ def test_token_ids_are_kept_under_a_model_that_is_known(tmp_path, monkeypatch):
         assert not assumed.fingerprint and len(assumed.work.rows) == 1 and not list(tmp_path.glob(f'*{work.IDS}'))
         known = plan_model(route('offline', 'docs'), chunks, ['docs'], cache)
         assert [path.name for path in tmp_path.glob(f'*{work.IDS}')] == [f'{known.fingerprint[:16]}{work.IDS}']
+
+def test_a_folder_that_is_moved_away_ends_the_run(tiny, subset, tmp_path, faulty):
+    "What is written into a file that has no name any more is lost, and nobody would hear of it before the end."
+    out = tmp_path/'out'
+    p = start_cli(subset, '--out', out, '--profile', tiny, '--devices', 'cpu', env=faulty('slow:over0'))
+    until = time.time() + 240
+    while not (out/'metrics.jsonl').exists() or b'"event":"batch"' not in (out/'metrics.jsonl').read_bytes(): assert p.poll() is None and time.time() < until
+    out.rename(tmp_path/'moved')
+    said = p.communicate(timeout=240)[1]
+    assert p.returncode == 2 and 'out/vectors.sqlite is no longer there' in said and 'is saved in' not in said and 'Traceback' not in said, said
+    (tmp_path/'moved').rename(out)
+    kept, told = committed(out), len(batches(out))
+    assert run_cli(subset, '--out', out, '--profile', tiny, '--devices', 'cpu').returncode == 0
+    assert kept and kept + sum(e.facts['rows'] for e in batches(out)[told:]) == committed(out)
