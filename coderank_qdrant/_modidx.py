@@ -1569,6 +1569,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'coderank_qdrant.placement.why_not': ('placement.html#why_not', 'coderank_qdrant/placement.py')},
             'coderank_qdrant.places': { 'coderank_qdrant.places._is_at': ('places.html#_is_at', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places._is_sound': ('places.html#_is_sound', 'coderank_qdrant/places.py'),
+                                        'coderank_qdrant.places._locked': ('places.html#_locked', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places._opened_by': ('places.html#_opened_by', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.entered': ('places.html#entered', 'coderank_qdrant/places.py'),
                                         'coderank_qdrant.places.file_bytes': ('places.html#file_bytes', 'coderank_qdrant/places.py'),

@@ -75,9 +75,9 @@ def _copy_of(folder, _dates):
         copy_sparse(file, target)
     return copy
 
-def writable_copy(folder:Path # Of an index
+def writable_copy(folder:Path # Of a collection
                  )->Path: # The same folder where it can be written; raises `InputError` where there is no room
-    "Where an index can be opened."
+    "Where a collection can be opened."
     if can_be_written(folder): return folder
     dates = tuple(sorted((str(path), about.st_mtime_ns) for path,about in files_within(folder)))
     return Path(_copy_of(folder.resolve(), dates).name)

@@ -268,10 +268,8 @@ def _is_at(file, path):
     try: return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except OSError: return False
 
-def taken(folder:Path, # One that is there
-          instead:str='place' # What somebody who is in a hurry can name another of
-         )->BinaryIO: # Close it to let others in; raises `InputError` where somebody has it, `OSError` where it is gone
-    "Keep a folder from others."
+def _locked(folder, instead):
+    "The file that says whose a folder is, locked."
     try: lock = open(folder/'.lock', 'ab')
     except OSError as error:
         error.filename = str(folder)  # the name that people know
@@ -284,9 +282,16 @@ def taken(folder:Path, # One that is there
         who = holder_words(folder/'.lock')
         raise InputError(f'{folder} {IN_USE} {who}. Wait for it, or name another {instead}.') from None
     except (ImportError, OSError): pass  # a system, or a disk, without locks
+    return lock
+
+def taken(folder:Path, # One that is there
+          instead:str='place' # What somebody who is in a hurry can name another of
+         )->BinaryIO: # Close it to let others in; raises `InputError` where somebody has it, `OSError` where it is gone
+    "Keep a folder from others."
+    lock = _locked(folder, instead)
     if _is_at(lock, folder/'.lock'): return lock
     lock.close()  # the folder was moved meanwhile; there is another in its place, or none
-    return taken(folder, instead)
+    return _locked(folder, instead)  # not looked at again: some disks give a file another number each time
 
 # %% ../nbs/03_places.ipynb #e0ddd62a
 @contextmanager

@@ -225,10 +225,10 @@ def in_a_row(words:tuple, # Folded as by `str.casefold`
             )->bool:
     "Whether a text has some words one after the other, in small or capital letters."
     folded = text.casefold()
-    if not all(word in folded for word in words): return False  # nearly always, and a hundred times as fast
+    if not all(word in folded for word in words): return False  # nearly always, and sooner than the pattern
     first, *others = words
-    begins = rf'{first}(?<!\w{first})'  # a word's beginning: letters first, which are looked for in one go
-    return bool(re.search(r'\W++'.join([begins, *others]) + r'(?!\w)', folded))
+    opening = rf'{first}(?<!\w{first})'  # a word's beginning: letters first, which are looked for in one go
+    return bool(re.search(r'\W++'.join([opening, *others]) + r'(?!\w)', folded))
 
 def word_for_word(query:str, # What is asked
                   text:str # A piece
